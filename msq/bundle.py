@@ -1,0 +1,101 @@
+"""The bundle: what export hands to a runtime and a device. A folder, and the same as a .tar beside it.
+
+manifest.json     this schema, with the sha256 of every other file
+model.json        the integer model's graph, and weights.bin its packed weights, scales and biases
+model.onnx …      the model file of the bundle's runtime; it refers to weights.bin where the format allows
+golden.npz        "input" float32 (n, h, w, c); "oracle/<tensor>" for every int8 tensor and the output;
+                  "host/<tensor>" only for tensors in which the host's runtime differs from the oracle
+labels.json       class names
+MODEL_CARD.md     what the model is, for people
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from msq.artefact import Artefact, Strict
+from msq.checkpoint import Accuracy, DataId, EpochRecord, InputSpec
+from msq.checksums import verify_files
+
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+LABELS_FILE = "labels.json"
+CARD_FILE = "MODEL_CARD.md"
+
+
+class Layer(Strict):
+    """One weighted layer as it is stored."""
+
+    name: str
+    op: Literal["conv2d", "linear"]
+    shape: tuple[int, ...]
+    weights: int
+    bits: int = Field(ge=0, le=8)
+    paper_bits: int = Field(ge=0, le=8)
+    packed_bytes: int
+    """Bytes in weights.bin, the layout's filling included."""
+    beta: float | None = None
+    omega: float | None = None
+
+
+class Sizes(Strict):
+    """Bytes. The bar is model_bytes ≤ 1.02 · (weight_bytes + parameter_bytes) + 32 KiB."""
+
+    weight_bytes: int
+    """Σ bits · weights / 8, rounded up: what the bits say."""
+    parameter_bytes: int
+    """Scales and biases."""
+    model_bytes: int
+    """What the runtime loads: model file and weights file."""
+    limit_bytes: int
+    float32_bytes: int
+    """The same model's weights and biases in float32."""
+    int8_bytes: int
+    """The same at one byte a weight, with scales and biases."""
+    resident_weight_bytes: int
+    """What the runtime holds of the weights after loading; see resident_note."""
+    resident_note: str
+
+
+class Parity(Strict):
+    """How the runtime on the exporting host compares with the oracle over all golden tensors."""
+
+    tensors: int
+    values: int
+    max_lsb: int
+    differing: dict[str, int] = {}
+    """Operator kind → largest difference in LSB, for operators that are not bit-exact on the host."""
+
+
+class Manifest(Artefact):
+    """manifest.json of a bundle."""
+
+    name: str
+    lowering: str
+    """The format of the model file, a file of export/lowerings: what a runtime says it reads."""
+    model: str
+    method: str
+    input: InputSpec
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    average_bits: float
+    budget_bits: float | None = None
+    paper_compression: float | None
+    sizes: Sizes
+    parity: Parity
+    accuracy: tuple[Accuracy, ...]
+    history: tuple[EpochRecord, ...]
+    data: DataId
+    seed: int
+    training_seconds: float
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    files: dict[str, str]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read manifest.json of a folder and verify every file it lists. Raises BundleError."""
+        manifest = cls.read(folder / MANIFEST_FILE)
+        verify_files(folder, manifest.files)
+        return manifest

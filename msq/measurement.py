@@ -1,0 +1,73 @@
+"""The measurement: what a device run found, with every raw sample and the provenance of every figure."""
+
+from typing import Literal
+
+from msq.artefact import Artefact, Strict
+from msq.bundle import Manifest
+from msq.provenance import Figure
+
+
+class Device(Strict):
+    """What ran the model. facts are profile data (of the board that is meant), never observations."""
+
+    name: str
+    title: str
+    transport: str
+    engine: Literal["board", "host", "qemu-user"]
+    cpu: str
+    facts: dict[str, str]
+
+
+class Environment(Strict):
+    """What was observed where the agent ran: machine, Python, kernel, emulator, threads, library versions."""
+
+    machine: str
+    python: str
+    kernel: str
+    emulator: str | None
+    threads: int
+    libraries: dict[str, str]
+
+
+class TensorParity(Strict):
+    """Golden vectors on the device, over every int8 tensor and the output."""
+
+    tensors: int
+    values: int
+    equal_to_host: bool
+    """Bit for bit the outputs that the exporting host's runtime gave."""
+    equal_to_oracle: bool
+    max_lsb_to_oracle: int
+    differing: dict[str, int] = {}
+    """Operator kind → largest difference to the oracle in LSB."""
+
+
+class Prediction(Strict):
+    """One test image: its index in the evaluation set, its label and what the device said."""
+
+    index: int
+    label: int
+    predicted: int
+
+
+class Measurement(Artefact):
+    """A device's answers for one bundle. figures holds what a report shows, by name.
+
+    Names in use: top1, host_top1 (the trained net's full test set, see checkpoint), model_bytes, weight_bytes,
+    resident_weight_bytes, peak_memory (only where it can be measured truly), latency_p50, latency_p90.
+    """
+
+    manifest: Manifest
+    manifest_sha256: str
+    runtime: str
+    runtime_version: str
+    runtime_mode: Literal["stock", "hook", "oracle"]
+    device: Device
+    environment: Environment
+    parity: TensorParity
+    figures: dict[str, Figure]
+    predictions: tuple[Prediction, ...]
+    latency_seconds: tuple[float, ...] = ()
+    """Raw samples of single-image inference in order; empty on emulators, whose times mean nothing."""
+    created: str
+    command: str

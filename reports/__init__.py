@@ -1,0 +1,1 @@
+"""Reports: measurements become what people and release gates read."""

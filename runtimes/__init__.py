@@ -1,0 +1,55 @@
+"""Runtimes load a bundle and run it. One adapter a file; each has a `Session`, and names the lowering it reads.
+
+Target-side: imports only the standard library, numpy and the runtime itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msq import plugins
+
+
+class Session(Protocol):
+    """A loaded model. Images are float32 (n, height, width, channels), preprocessed."""
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the model's output, float32 (n, classes)."""
+        ...
+
+    def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every int8 tensor of the integer model and its output, by name, in NHWC with the batch first."""
+        ...
+
+
+class Adapter(Protocol):
+    """What a module of this package offers."""
+
+    LOWERING: str
+    """Name of the export lowering whose bundles it loads."""
+    MODE: str
+    """stock (the runtime as released), hook (with our packed kernels) or oracle."""
+    PACKAGES: Sequence[str]
+    """Distributions a board needs beside numpy, pinned as the host has them."""
+
+    def version(self) -> str:
+        """Return the runtime's version. Raises DeviceError when it is not installed."""
+        ...
+
+    def load(self, bundle: Path, threads: int) -> Session:
+        """Load the bundle's model. Raises BundleError when the runtime refuses it."""
+        ...
+
+
+def names() -> list[str]:
+    """Return the runtimes there are."""
+    return plugins.names(__name__)
+
+
+def adapter(name: str) -> Adapter:
+    """Return the adapter of that name. Raises UsageError."""
+    module: Any = plugins.load(__name__, name, "runtime")
+    return module  # type: ignore[no-any-return]

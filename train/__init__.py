@@ -1,0 +1,1 @@
+"""Training: MSQ and its rivals, models, data. Hands over a checkpoint (msq.checkpoint)."""

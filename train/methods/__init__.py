@@ -1,0 +1,1 @@
+"""Training methods by name, one file each."""
