@@ -10,6 +10,9 @@ from pathlib import Path
 
 from msq.errors import StorageError
 
+# No permission, or a file where a folder is needed, or the other way round.
+_REFUSED = frozenset({errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+
 
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
@@ -18,7 +21,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"{path}: no space left to write it", hint=f"free space under {path.parent}") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _REFUSED:
             raise StorageError(f"{path}: not writable: {error.strerror}", hint="choose another folder") from error
         raise
 
@@ -28,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path` in one step, else it is removed.
 
     Raises:
-        StorageError: no space or no permission.
+        StorageError: no space, no permission, or a file where a folder is needed.
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     An older folder of that name is removed only after the new one is complete.
 
     Raises:
-        StorageError: no space or no permission.
+        StorageError: no space, no permission, or a file where a folder is needed.
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

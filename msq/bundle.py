@@ -68,6 +68,16 @@ class Parity(Strict):
     """Operator kind → largest difference in LSB, for operators that are not bit-exact on the host."""
 
 
+class Fidelity(Strict):
+    """How the integer model, run by the oracle, compares with the trained program over evaluation images."""
+
+    images: int
+    agreeing: int
+    """Images for which both give the same class."""
+    max_lsb: int
+    """Largest difference of an output, in steps of the output's grid."""
+
+
 class Manifest(Artefact):
     """manifest.json of a bundle."""
 
@@ -84,6 +94,7 @@ class Manifest(Artefact):
     paper_compression: float | None
     sizes: Sizes
     parity: Parity
+    fidelity: Fidelity | None = None
     accuracy: tuple[Accuracy, ...]
     history: tuple[EpochRecord, ...]
     data: DataId

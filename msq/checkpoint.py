@@ -35,6 +35,12 @@ class InputSpec(Strict):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def pixel_range(self) -> tuple[float, float]:
+        """Return the least and the greatest value that x can take."""
+        lows = [(0 - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
+        highs = [(1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return min(lows), max(highs)
+
 
 class Site(Strict):
     """One quantized layer.

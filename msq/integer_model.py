@@ -119,6 +119,7 @@ class Quantize(Node):
     """float32 → int8: clamp(rint(x / scale) + zero_point)."""
 
     kind: ClassVar[str] = "quantize"
+    clamp: tuple[int, int] = (-128, 127)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class AveragePool(Node):
     """Global average over height and width: (h, w, c) → (1, 1, c)."""
 
     kind: ClassVar[str] = "average_pool"
+    clamp: tuple[int, int] = (-128, 127)
 
 
 @dataclass(frozen=True)

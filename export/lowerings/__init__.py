@@ -1,1 +1,37 @@
 """Lowerings by name, one file each: an integer model becomes the model file of a runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from msq import plugins
+from msq.integer_model import IntegerModel
+
+
+class Lowering(Protocol):
+    """What a module of this package offers."""
+
+    NAME: str
+    """What a runtime says it reads, and the manifest records."""
+    DEPLOYED: Sequence[str]
+    """The files that the runtime loads; their sizes add up to the model's size."""
+    PACKAGES: Sequence[str]
+    """Distributions whose releases shape the model file; the manifest records them."""
+
+    def lower(self, model: IntegerModel, folder: Path) -> list[str]:
+        """Write the model files into a folder that holds model.json and weights.bin; return their names.
+
+        Raises:
+            LoweringError: the format cannot say what the model says.
+        """
+        ...
+
+    def resident(self, model: IntegerModel) -> tuple[int, str]:
+        """Return the bytes of weights, scales and biases that the runtime holds once loaded, and why so many."""
+        ...
+
+
+def lowering(name: str) -> Lowering:
+    """Return the lowering of that name. Raises UsageError."""
+    module: Any = plugins.load(__name__, name, "lowering")
+    return module  # type: ignore[no-any-return]

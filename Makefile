@@ -1,0 +1,96 @@
+# From a PyTorch model to a measured deployment:  make deploy DEVICE=raspberrypi|jetson|android
+# Every result is a file under build/; a second run redoes only what changed. `msq` does the work.
+
+DEVICE  ?= raspberrypi
+RECIPE  ?= fashion-resnet8
+RUNTIME ?= onnxruntime
+IMAGES  ?=
+PYTHON  ?= python3
+# Extra options for pip, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
+PIP_OPTIONS ?=
+
+VENV := .venv
+MSQ  := $(VENV)/bin/msq
+PY   := $(VENV)/bin/python
+RUN  := build/$(RECIPE)
+RECIPE_FILE := recipes/$(RECIPE).yaml
+
+SETUP       := $(VENV)/.installed
+DEV_SETUP   := $(VENV)/.installed-dev
+CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
+BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
+MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
+PAGE        := $(RUN)/$(RUNTIME)/$(DEVICE).html
+
+# Code that an artefact depends on: its own stage's and the shared contracts, not the stages after it.
+sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
+SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
+
+.DELETE_ON_ERROR:
+.PHONY: help setup deploy check train export measure report test lint format clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  DEVICE=$(DEVICE) RECIPE=$(RECIPE) RUNTIME=$(RUNTIME); IMAGES=n limits the test images run on the device"
+
+setup: $(SETUP) ## make the virtual environment in .venv and install everything into it
+
+deploy: measure ## train, export, run on DEVICE and report, as far as not yet done
+	@$(MAKE) --no-print-directory report
+
+check: $(SETUP) ## check RECIPE, DEVICE and RUNTIME without running anything
+	@$(MSQ) check $(RECIPE_FILE) --device $(DEVICE) --runtime $(RUNTIME)
+
+train: check ## train RECIPE: float run, 8-bit baseline, MSQ
+	@$(MAKE) --no-print-directory $(CHECKPOINT)
+
+export: check ## lower the trained model to a bundle for RUNTIME
+	@$(MAKE) --no-print-directory $(BUNDLE)
+
+measure: check ## run the bundle on DEVICE
+	@$(MAKE) --no-print-directory $(MEASUREMENT)
+
+report: $(SETUP) ## write the report page, print its table and judge the recipe's gates
+	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE)
+	@echo "report: $(PAGE)"
+
+$(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
+	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
+
+$(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
+	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
+
+$(MEASUREMENT): $(BUNDLE) $(call sources,devices) | $(SETUP)
+	$(MSQ) measure $(<D) --evaluation $(RUN)/checkpoint/evaluation --device $(DEVICE) --runtime $(RUNTIME) \
+	    $(if $(IMAGES),--images $(IMAGES)) --out $@
+
+$(SETUP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is older than Python 3.11" >&2; echo "hint: make PYTHON=python3.12 …" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+	    { echo "error: no virtual environment can be made" >&2; echo "hint: install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .
+	@touch $@
+
+$(DEV_SETUP): $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[dev]
+	@touch $@
+
+test: $(DEV_SETUP) lint ## lint, types, architecture, and all tests
+	$(PY) -m pytest
+
+lint: $(DEV_SETUP) ## ruff, mypy and the import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(DEV_SETUP) ## let ruff mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
+	rm -rf build
+
+distclean: clean ## also remove the virtual environment
+	rm -rf $(VENV)

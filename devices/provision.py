@@ -1,0 +1,220 @@
+"""Provisioning of the emulated board: an arm64 Debian root and qemu-user, made once and cached.
+
+Nothing is installed on this machine and no root privileges are needed: packages are unpacked, not installed, and
+the emulator is a static program of its package. A cached folder is complete or absent, whatever stops its making.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from devices import debs, wheels
+from msq.apt import AptError, extract
+from msq.atomic import atomic_folder
+from msq.cache import cache_folder
+from msq.errors import DeviceError
+
+REVISION = 1
+"""Raised when what is made from the same packages changes."""
+PYTHON = "3.13"
+ROOT_PACKAGES = (
+    "libc6",
+    "libgcc-s1",
+    "libstdc++6",
+    "zlib1g",
+    "libexpat1",
+    "libbz2-1.0",
+    "liblzma5",
+    "libffi8",
+    "libssl3t64",
+    "libzstd1",
+    "libuuid1",
+    f"libpython{PYTHON}-minimal",
+    f"python{PYTHON}-minimal",
+    f"libpython{PYTHON}-stdlib",
+)
+"""Python and the libraries that it, numpy and the runtimes link to."""
+QEMU_PACKAGE = "qemu-user"
+"""From the suite's release 10 on it is static, and shows its programs a /proc/cpuinfo that fits -cpu."""
+QEMU = "qemu-aarch64"
+
+_messages = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Board:
+    """A cached emulated board: the emulator and the root it runs programs of."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """The arm64 file system."""
+        return self.folder / "root"
+
+    @property
+    def version(self) -> str:
+        """Name and release of the emulator."""
+        said = _said([str(self.folder / QEMU), "--version"])
+        return f"{QEMU} {said.split('version ')[1].split()[0]}"
+
+    def cpus(self) -> list[str]:
+        """Return the processors that the emulator knows, "max" left out: no board is that."""
+        # Its exit code after listing is 1 in some releases, 0 in others.
+        command = [str(self.folder / QEMU), "-cpu", "help"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        return [name.strip() for name in listed if name.startswith(" ") and name.strip() != "max"]
+
+    def command(self, root: Path, cpu: str, argv: Sequence[str]) -> list[str]:
+        """Return the argv that runs a program on an emulated `cpu`, with absolute paths looked up in `root` first."""
+        return [str(self.folder / QEMU), "-L", str(root), "-cpu", cpu, *argv]
+
+
+def board() -> Board:
+    """Return the emulated board, making it first if it is not cached.
+
+    Raises:
+        DeviceError: this machine lacks what is needed, or the packages cannot be fetched.
+        StorageError: no space for it.
+    """
+    made_from = [REVISION, debs.SUITE, *ROOT_PACKAGES, QEMU_PACKAGE, _architecture()]
+    return Board(_cached("board", made_from, _make_board))
+
+
+def site(board: Board, packages: Sequence[str]) -> Path:
+    """Return a folder with numpy and `packages` for the board's Python, making it first if it is not cached.
+
+    Args:
+        packages: distributions, "name==version"; where the version is left out, it is this machine's.
+    Raises:
+        DeviceError: there are no such wheels, or they cannot be fetched.
+        StorageError: no space for them.
+    """
+    pins = [wheels.pinned(package) for package in ("numpy", *packages)]
+
+    def make(folder: Path) -> None:
+        with _messages.status(f"fetching {', '.join(pins)} for aarch64 …"):
+            wheels.install(pins, PYTHON, folder)
+            _check(board, "import numpy", folder)
+
+    return _cached("site", [REVISION, PYTHON, board.folder.name, *pins], make)
+
+
+def _make_board(folder: Path) -> None:
+    if shutil.which("dpkg-deb") is None:
+        raise DeviceError(
+            "dpkg-deb is not installed here, which unpacks the emulated board",
+            hint="run on Debian or Ubuntu, install the package dpkg, or choose the device local",
+        )
+    with _messages.status("fetching the emulated board: arm64 Python and QEMU …"):
+        packages = debs.obtain(ROOT_PACKAGES, "arm64")
+        (emulator,) = debs.obtain([QEMU_PACKAGE], _architecture())
+    with _messages.status("unpacking the emulated board …"):
+        made = Board(folder)
+        for package in packages:
+            _extract(package, made.root)
+        _extract_emulator(emulator, folder / QEMU)
+        # Made by packages' scripts, which did not run.
+        (made.root / "lib").symlink_to("usr/lib")
+        (made.root / "usr/bin/python3").symlink_to(f"python{PYTHON}")
+        for documents in ("doc", "man", "lintian"):
+            shutil.rmtree(made.root / "usr/share" / documents, ignore_errors=True)
+        _check(made, "import ctypes, hashlib, json, lzma, ssl, zipfile", folder)
+
+
+def _extract(package: Path, root: Path) -> None:
+    try:
+        extract(package, root)
+    except AptError as error:
+        raise DeviceError(str(error), hint=f"delete {package} and run again to fetch it anew") from None
+
+
+def _extract_emulator(package: Path, target: Path) -> None:
+    """Take the one emulator out of a package that holds one for each of thirty architectures."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacker:
+        try:
+            with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
+                wanted = next((member for member in archive if member.name == f"./usr/bin/{QEMU}"), None)
+                source = archive.extractfile(wanted) if wanted else None
+                if source is None:
+                    raise tarfile.ReadError("no such member")
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(source, stream)
+        except tarfile.TarError:
+            hint = f"delete {package} and run again to fetch it anew"
+            raise DeviceError(f"{package.name}: holds no whole {QEMU}", hint=hint) from None
+        finally:
+            unpacker.kill()
+    target.chmod(0o755)
+
+
+def _check(board: Board, statement: str, python_path: Path) -> None:
+    """Run a Python statement on the board: what does not run is not cached, and bytecode is written for later runs."""
+    program = f"import platform; {statement}; print(platform.machine())"
+    argv = [str(board.root / "usr/bin/python3"), "-c", program]
+    said = _said(board.command(board.root, "cortex-a53", argv), {"PYTHONPATH": str(python_path)})
+    if said.strip() != "aarch64":
+        raise DeviceError(f"the emulated board is a {said.strip()!r}, not an aarch64")
+
+
+def _said(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command, env=environment or {}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise DeviceError(f"{command[0]}: cannot be started: {error.strerror}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise DeviceError(
+            f"the emulated board does not run: {said[-1]}",
+            hint=f"delete {debs.drop_in()} and run again to fetch it anew",
+        )
+    return done.stdout
+
+
+def _architecture() -> str:
+    """Return Debian's name of this machine's architecture."""
+    if shutil.which("dpkg") is None:
+        raise DeviceError(
+            "dpkg is not installed here, which unpacks the emulated board",
+            hint="run on Debian or Ubuntu, install the package dpkg, or choose the device local",
+        )
+    return _said(["dpkg", "--print-architecture"]).strip()
+
+
+def _cached(kind: str, made_from: Sequence[object], make: Callable[[Path], None]) -> Path:
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
+    folder = cache_folder("emulator", f"{kind}-{key}")
+    if folder.is_dir():
+        return folder
+    with _lock(folder.parent):
+        if not folder.is_dir():
+            # Whoever left these was killed: only the holder of the lock writes here.
+            for stale in folder.parent.glob(f".{kind}-*"):
+                shutil.rmtree(stale)
+            with atomic_folder(folder) as temporary:
+                make(temporary)
+    return folder
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with _messages.status("waiting for another run to set the emulated board up …"):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

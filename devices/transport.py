@@ -1,0 +1,75 @@
+"""How bytes and commands reach a device. Implementations: one file each in transports/."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
+
+from devices.profile import Profile
+from msq import plugins
+
+Engine = Literal["board", "host", "qemu-user"]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended by itself. returncode is 128 + n when signal n ended it, as in a shell."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Transport(Protocol):
+    """Four verbs. Paths on the device are relative to a working folder that the transport makes and removes."""
+
+    engine: Engine
+    """What runs the commands. Times and memory observed under qemu-user say nothing of a board."""
+    emulator: str | None
+    """Name, version and CPU model of the emulator, once prepared; None where the code runs on real silicon."""
+
+    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
+        """Make the device ready to run Python with numpy and these pinned distributions ("name==version").
+
+        Raises:
+            DeviceError: it cannot be set up or reached.
+            StorageError: no space for it.
+        """
+        ...
+
+    def put(self, files: Sequence[Path], folder: PurePosixPath) -> None:
+        """Copy files into a folder of the device, made when missing."""
+        ...
+
+    def run(self, argv: Sequence[str], timeout: float, on_line: Callable[[str], None] | None = None) -> Completed:
+        """Run a program of the device ("python3") in the working folder and wait for its end.
+
+        Safe to call from several threads at once.
+
+        Args:
+            argv: program and arguments.
+            timeout: seconds of silence on stdout and stderr after which it is taken for hung, and killed.
+            on_line: called with each line of stdout as it comes.
+        Raises:
+            DeviceError: the program is not there, or was silent for too long.
+        """
+        ...
+
+    def get(self, remote: PurePosixPath, local: Path) -> None:
+        """Copy one file from the device. Raises DeviceError when it is not there."""
+        ...
+
+    def close(self) -> None:
+        """Stop what still runs and remove the working folder. Harmless when called again."""
+        ...
+
+
+def names() -> list[str]:
+    """Return the transports there are."""
+    return plugins.names("devices.transports")
+
+
+def transport(name: str) -> Transport:
+    """Return a new transport of that name: the `Transport` that the module names. Raises UsageError."""
+    module: Any = plugins.load("devices.transports", name, "transport")
+    return module.TRANSPORT()  # type: ignore[no-any-return]

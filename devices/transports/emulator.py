@@ -1,0 +1,52 @@
+"""An emulated board: qemu-user runs arm64 programs of a Debian root on this machine, without root privileges.
+
+The processor's instructions are emulated, the kernel is this machine's: what the code computes is true of the
+board, how long it takes and how much memory it needs is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from devices import provision
+from devices.profile import Profile
+from devices.sandbox import Sandbox
+from devices.transport import Engine
+from msq.errors import DeviceError, UsageError
+
+
+class Emulator(Sandbox):
+    """The root that programs see is made of links to the cached one, beside files that tell which board it is."""
+
+    engine: Engine = "qemu-user"
+    emulator: str | None = None
+
+    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
+        """Provision the board and the packages, both cached, and give the board its identity."""
+        if profile.qemu_cpu is None:
+            raise UsageError(f"device {profile.name!r} names no qemu_cpu", hint="add it to the profile")
+        board = provision.board()
+        if profile.qemu_cpu not in board.cpus():
+            raise UsageError(
+                f"device {profile.name!r}: {board.version} knows no processor {profile.qemu_cpu!r}",
+                hint=f"it knows {', '.join(board.cpus())}",
+            )
+        self._board, self._cpu, self._site = board, profile.qemu_cpu, provision.site(board, packages)
+        self.emulator = f"{board.version}, -cpu {profile.qemu_cpu}"
+        self._root = self.folder / ".root"
+        self._root.mkdir()
+        for entry in board.root.iterdir():
+            (self._root / entry.name).symlink_to(entry)
+        identity = self._root / "proc" / "device-tree"
+        identity.mkdir(parents=True)
+        (identity / "model").write_text(f"{profile.title} (emulated CPU)\0", encoding="utf-8")
+
+    def command(self, argv: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
+        """Return the emulator's argv for a program of the root, in an environment without the host's."""
+        program: Path = self._root / "usr" / "bin" / argv[0]
+        if not program.exists():
+            raise DeviceError(f"{argv[0]}: no such program on the emulated board")
+        command = self._board.command(self._root, self._cpu, [str(program), *argv[1:]])
+        return command, {"PYTHONPATH": str(self._site), "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
+
+
+TRANSPORT = Emulator

@@ -1,0 +1,129 @@
+"""Makes the bundle: capture, lower, check against the oracle, and write it whole or not at all."""
+
+import json
+import tarfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import runtimes
+from export.capture import capture, run_program
+from export.card import model_card
+from export.lowerings import Lowering, lowering
+from export.parity import fidelity, parity
+from export.sizes import layers, sizes
+from msq.atomic import atomic_file, atomic_folder, write_text
+from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest, Parity
+from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Checkpoint
+from msq.checksums import sha256_of
+from msq.errors import BundleError, ParityError
+from msq.integer_model import IntegerModel
+from msq.preprocessing import normalise
+from runtimes.reference import ReferenceSession
+
+FIDELITY_IMAGES = 256
+"""Test images on which the integer model is compared with the trained program."""
+
+Array = NDArray[Any]
+
+
+def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
+    """Write the bundle of a checkpoint for a runtime, and the same as `out`.tar; return its manifest.
+
+    The same checkpoint and versions give the same bytes.
+
+    Args:
+        checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
+        runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
+    Raises:
+        UsageError: there is no such runtime.
+        BundleError: the checkpoint is incomplete or altered, or the runtime refuses the model.
+        LoweringError: an operator cannot be lowered; the message names the module path.
+        ParityError: the runtime differs from the oracle by more than 1 LSB, or the oracle from the trained net.
+        BudgetError: the model file is larger than its bits allow.
+        StorageError: no space or no permission.
+    """
+    adapter = runtimes.adapter(runtime)
+    target = lowering(adapter.LOWERING)
+    checkpoint = Checkpoint.open(checkpoint_folder)
+    images = _images(checkpoint_folder, checkpoint)
+    model = capture(checkpoint_folder, checkpoint)
+    oracle = ReferenceSession(model)
+    trained = run_program(checkpoint_folder, checkpoint, images)
+    faithful = fidelity(model, trained, oracle.run(images))
+    with atomic_folder(out) as folder:
+        model = model.save(folder)
+        target.lower(model, folder)
+        compared = _golden(model, adapter, folder, images[: checkpoint.golden])
+        (folder / LABELS_FILE).write_text(json.dumps(checkpoint.labels, indent=1) + "\n", encoding="utf-8")
+        manifest = Manifest(
+            name=checkpoint.recipe,
+            lowering=target.NAME,
+            model=checkpoint.model,
+            method=checkpoint.method,
+            input=checkpoint.input,
+            labels=checkpoint.labels,
+            layers=layers(model, checkpoint.sites),
+            average_bits=checkpoint.average_bits,
+            paper_compression=checkpoint.paper_compression,
+            sizes=sizes(model, target, folder),
+            parity=compared,
+            fidelity=faithful,
+            accuracy=checkpoint.accuracy,
+            history=checkpoint.history,
+            data=checkpoint.data,
+            seed=checkpoint.seed,
+            training_seconds=checkpoint.seconds,
+            checkpoint_sha256=sha256_of(checkpoint_folder / CHECKPOINT_FILE),
+            versions={**checkpoint.versions, **_versions(target), runtime: adapter.version()},
+            files={},
+        )
+        write_text(folder / CARD_FILE, model_card(manifest))
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        manifest = manifest.model_copy(update={"files": files})
+        manifest.write(folder / MANIFEST_FILE)
+    _archive(out)
+    return manifest
+
+
+def _images(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float32]:
+    """Return the first test images, preprocessed: enough for golden vectors and for the comparison with training."""
+    path, spec = folder / IMAGES_FILE, checkpoint.input
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    wanted = (spec.height, spec.width, spec.channels)
+    if stored.dtype != np.uint8 or stored.shape[1:] != wanted or not len(stored):
+        raise BundleError(f"{path}: images are {stored.dtype} {stored.shape}, not uint8 (n, {wanted})")
+    return normalise(stored[: max(FIDELITY_IMAGES, checkpoint.golden)], spec.mean, spec.std)
+
+
+def _golden(model: IntegerModel, adapter: runtimes.Adapter, folder: Path, images: NDArray[np.float32]) -> Parity:
+    """Write golden.npz and return how the runtime here compares with the oracle."""
+    oracle = ReferenceSession(model).tensors(images)
+    session = adapter.load(folder, threads=1)
+    host = session.tensors(images)
+    compared = parity(model, oracle, host)
+    # The probe's outputs speak for the deployed file only if both give the same result.
+    if not np.array_equal(session.run(images), host[model.output]):
+        raise ParityError("the deployed model and its probe give different outputs", hint="report the model")
+    differing = {f"host/{name}": host[name] for name in oracle if not np.array_equal(host[name], oracle[name])}
+    vectors: dict[str, Array] = {"input": images, **{f"oracle/{name}": oracle[name] for name in oracle}, **differing}
+    with (folder / GOLDEN_FILE).open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **vectors)
+    return compared
+
+
+def _versions(target: Lowering) -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("msq-edge", *target.PACKAGES)}
+
+
+def _archive(folder: Path) -> None:
+    """Write `folder`.tar beside the folder; owners and times are left out, so that equal bundles are equal files."""
+    with atomic_file(folder.with_name(f"{folder.name}.tar")) as path, tarfile.open(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            entry = tarfile.TarInfo(f"{folder.name}/{file.name}")
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as stream:
+                archive.addfile(entry, stream)

@@ -1,0 +1,187 @@
+"""The operators of domain "msq" as ONNX functions of standard operators, so that any runtime can run them.
+
+    Packed{Conv,Linear}{bits}   unpacks the weights, then an int8 QLinearConv
+    Plane, Weights              the two halves of unpacking, shared by all widths: they keep the model file small
+    RoundedAdd                  the addition that rounds each operand, as the integer model defines it
+
+Unpacking is msq.packing in standard operators. It depends on initializers only, so that a runtime does it once,
+while it loads the model.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from msq.packing import ATOM, GROUP, GROUPS, PANEL, planes
+
+DOMAIN = "msq"
+OPSET = 21
+
+Kind = Literal["Conv", "Linear"]
+
+CONV_DEFAULTS = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
+"""What a PackedConv's attributes are where a node leaves them out."""
+
+
+def packed_name(kind: Kind, bits: int) -> str:
+    """Return the operator's name: PackedConv3 is a convolution whose weights take 3 bits."""
+    return f"Packed{kind}{bits}"
+
+
+def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
+    """Return the function of a packed layer.
+
+    Inputs: x int8 (n, c, h, w), or (n, features) for Linear; x_scale, x_zero_point; packed uint8
+    (panels, blocks, bits, 64), absent at width 0; w_scale float32 (out,); y_scale, y_zero_point; bias int32 (out,).
+    Attributes: shape [out, kernel height, kernel width, in / groups]; a, z of w = a·u − z; for Conv also strides,
+    pads [top, left, bottom, right], dilations, group.
+    """
+    body = _Body()
+    weights = _unpacked(body, bits) if bits else _zeros(body)
+    zero = body.constant(0, np.int8)
+    operands = ["x_scale", "x_zero_point", weights, "w_scale", zero, "y_scale", "y_zero_point", "bias"]
+    defaults: dict[str, Any] = {}
+    if kind == "Conv":
+        defaults = CONV_DEFAULTS
+        body.add("QLinearConv", ["x", *operands], "y", same=tuple(CONV_DEFAULTS))
+    else:
+        image = body.add("Reshape", ["x", body.constant([0, -1, 1, 1], np.int64)])
+        body.add("Flatten", [body.add("QLinearConv", [image, *operands])], "y", axis=1)
+    inputs = ["x", "x_scale", "x_zero_point", *(["packed"] if bits else []), "w_scale"]
+    attributes = ["shape", "a", "z"] if bits else ["shape"]
+    return body.function(packed_name(kind, bits), [*inputs, "y_scale", "y_zero_point", "bias"], attributes, defaults)
+
+
+def plane() -> onnx.FunctionProto:
+    """Return the function that takes one plane out of packed codes.
+
+    Input: packed uint8 (panels, blocks, bits, 64). Attributes: atoms [first, one behind the last]; shifts of the
+    fields of a byte; mask of a field; low, the plane's lowest bit in a code. Output: (panels, blocks, groups, 64).
+    """
+    body = _Body()
+    zero, one, two = (body.constant([index], np.int64) for index in (0, 1, 2))
+    atoms = body.attribute("atoms", AttributeProto.INTS)
+    first, behind = body.add("Slice", [atoms, zero, one]), body.add("Slice", [atoms, one, two])
+    taken = body.add("Slice", ["packed", first, behind, two])
+    fields = body.add("Unsqueeze", [taken, body.constant([3], np.int64)])
+    shifts = body.attribute("shifts", AttributeProto.INTS, TensorProto.UINT8)
+    column = body.add("Unsqueeze", [shifts, one])
+    shifted = body.add("BitShift", [fields, column], direction="RIGHT")
+    masked = body.add("BitwiseAnd", [shifted, body.attribute("mask", AttributeProto.INT, TensorProto.UINT8)])
+    groups = body.add("Reshape", [masked, body.constant([0, 0, GROUPS, ATOM], np.int64)])
+    low = body.attribute("low", AttributeProto.INT, TensorProto.UINT8)
+    body.add("BitShift", [groups, low], "y", direction="LEFT")
+    return body.function("Plane", ["packed"], ["atoms", "shifts", "mask", "low"])
+
+
+def weights() -> onnx.FunctionProto:
+    """Return the function that puts codes in order and makes them weights.
+
+    Input: codes uint8 (panels, blocks, groups, 64). Attributes: shape, a, z as of a packed layer.
+    Output: int8 (out, in / groups, height, width).
+    """
+    body = _Body()
+    # (panel, block, group, byte) → (panel, output, block, group, input) → (output, input), filling cut off
+    split = body.add("Reshape", ["codes", body.constant([0, 0, GROUPS, PANEL, GROUP], np.int64)])
+    ordered = body.add("Transpose", [split], perm=[0, 3, 1, 2, 4])
+    rows = body.add("Reshape", [ordered, body.constant([0, PANEL, -1], np.int64)])
+    filled = body.add("Flatten", [rows], axis=2)
+    shape = body.attribute("shape", AttributeProto.INTS)
+    zero, one, last = (body.constant([index], np.int64) for index in (0, 1, 4))
+    outputs = body.add("Slice", [shape, zero, one])
+    inputs = body.add("ReduceProd", [body.add("Slice", [shape, one, last])])
+    matrix = body.add("Slice", [filled, body.constant([0, 0], np.int64), body.add("Concat", [outputs, inputs], axis=0)])
+    wide = body.add("Cast", [body.add("Reshape", [matrix, shape])], to=TensorProto.INT32)
+    slope, offset = (body.attribute(name, AttributeProto.INT, TensorProto.INT32) for name in ("a", "z"))
+    integers = body.add("Sub", [body.add("Mul", [wide, slope]), offset])
+    body.add("Transpose", [body.add("Cast", [integers], to=TensorProto.INT8)], "y", perm=[0, 3, 1, 2])
+    return body.function("Weights", ["codes"], ["shape", "a", "z"])
+
+
+def rounded_add() -> onnx.FunctionProto:
+    """Return the function of an addition on the grid of its result.
+
+    Runtimes fuse DequantizeLinear, Add, QuantizeLinear into an addition that rounds once. The Round between
+    prevents that: each operand is brought to the result's grid by itself, as the integer model says.
+
+    Inputs: p, q int8 with p_ratio, q_ratio (their scale / the result's, float32) and zero points; y_zero_point.
+    """
+    body = _Body()
+    rounded = [
+        body.add("Round", [body.add("DequantizeLinear", [name, f"{name}_ratio", f"{name}_zero_point"])])
+        for name in ("p", "q")
+    ]
+    total = body.add("Add", rounded)
+    body.add("QuantizeLinear", [total, body.constant(1, np.float32), "y_zero_point"], "y")
+    inputs = ["p", "p_ratio", "p_zero_point", "q", "q_ratio", "q_zero_point", "y_zero_point"]
+    return body.function("RoundedAdd", inputs, [])
+
+
+def _unpacked(body: "_Body", bits: int) -> str:
+    codes, first, low = "", 0, 0
+    for width in planes(bits):
+        part = body.add(
+            "Plane",
+            ["packed"],
+            domain=DOMAIN,
+            atoms=[first, first + width],
+            shifts=[*range(0, 8, width)],
+            mask=(1 << width) - 1,
+            low=low,
+        )
+        codes = body.add("BitwiseOr", [codes, part]) if codes else part
+        first, low = first + width, low + width
+    return body.add("Weights", [codes], domain=DOMAIN, same=("shape", "a", "z"))
+
+
+def _zeros(body: "_Body") -> str:
+    """Append the weights of a layer without bits: int8 zeros, (out, in / groups, height, width)."""
+    zero = numpy_helper.from_array(np.zeros(1, np.int8))
+    zeros = body.add("ConstantOfShape", [body.attribute("shape", AttributeProto.INTS)], value=zero)
+    return body.add("Transpose", [zeros], perm=[0, 3, 1, 2])
+
+
+class _Body:
+    """The nodes of one function."""
+
+    _KINDS = {"group": AttributeProto.INT, "a": AttributeProto.INT, "z": AttributeProto.INT}
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeProto] = []
+
+    def add(
+        self, operator: str, inputs: list[str], output: str = "", *, same: tuple[str, ...] = (), **attributes: Any
+    ) -> str:
+        """Append an operator and return its output; its attributes named in `same` are those of the function."""
+        output = output or f"v{len(self._nodes)}"
+        node = helper.make_node(operator, inputs, [output], **attributes)
+        for name in same:
+            kind = self._KINDS.get(name, AttributeProto.INTS)
+            node.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
+        self._nodes.append(node)
+        return output
+
+    def constant(self, value: Any, dtype: Any) -> str:
+        """Append a constant."""
+        return self.add("Constant", [], value=numpy_helper.from_array(np.asarray(value, dtype)))
+
+    def attribute(self, name: str, kind: "AttributeProto.AttributeType", dtype: int = TensorProto.INT64) -> str:
+        """Append an attribute of the function as a constant of an integer type."""
+        output = self.add("Constant", [])
+        field = "value_int" if kind == AttributeProto.INT else "value_ints"
+        self._nodes[-1].attribute.append(AttributeProto(name=field, ref_attr_name=name, type=kind))
+        return output if dtype == TensorProto.INT64 else self.add("Cast", [output], to=dtype)
+
+    def function(
+        self, name: str, inputs: list[str], attributes: list[str], defaults: dict[str, Any] | None = None
+    ) -> onnx.FunctionProto:
+        """Return the function of these nodes; its output is y."""
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == DOMAIN for node in self._nodes):
+            opsets.append(helper.make_opsetid(DOMAIN, 1))
+        optional = [helper.make_attribute(key, value) for key, value in (defaults or {}).items()]
+        return helper.make_function(
+            DOMAIN, name, inputs, ["y"], self._nodes, opsets, attributes, attribute_protos=optional
+        )

@@ -1,0 +1,20 @@
+"""The lowering for the oracle, which reads the integer model itself: nothing is added to it."""
+
+from pathlib import Path
+
+from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
+
+NAME = "integer"
+DEPLOYED = (GRAPH_FILE, WEIGHTS_FILE)
+PACKAGES = ()
+
+
+def lower(model: IntegerModel, folder: Path) -> list[str]:
+    """Write nothing: model.json and weights.bin are the model."""
+    return []
+
+
+def resident(model: IntegerModel) -> tuple[int, str]:
+    """Return the bytes of the packed weights, scales and biases: weights.bin stays mapped as it is."""
+    held = sum(node.weight.packed.nbytes + node.weight.scale.nbytes + node.bias.nbytes for node in model.weighted())
+    return held, "packed weights mapped from weights.bin; a layer is unpacked while it runs"

@@ -1,0 +1,226 @@
+"""The command line: parses, calls one stage, shows what it returns. `msq --help` lists the commands."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from msq import plugins
+from msq.artefact import as_json
+from msq.errors import MsqError, StorageError
+from msq.recipe import RecipeFile
+
+app = typer.Typer(
+    help="From a PyTorch model to a measured mixed-precision deployment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
+app.add_typer(device_app, name="device")
+
+# What a program reads goes to stdout; progress and messages for people go to stderr.
+_messages = Console(stderr=True)
+_out = Console()
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
+Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, reference.")]
+DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Images = Annotated[
+    int | None, typer.Option(min=1, help="Test images to run; default: enough for ±1 % at 95 % confidence.")
+]
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    device: DeviceName = "local",
+    runtime: Runtime = "onnxruntime",
+) -> None:
+    """Check that the recipe, the device and the runtime are known, before hours of work depend on it."""
+    import runtimes
+    from devices.profile import profile
+
+    RecipeFile.read(recipe)
+    profile(device)
+    runtimes.adapter(runtime)
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    work: Annotated[Path, typer.Option(help="Folder of what a later run can go on from.")] = Path("build/work"),
+    as_json_: Json = False,
+) -> None:
+    """Train a recipe: float run, 8-bit baseline, method. A stopped run goes on where it was."""
+    from train.fit import train as run
+
+    checkpoint = run(RecipeFile.read(recipe), out, work, _messages)
+    if as_json_:
+        _print_json(checkpoint)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write; the same as .tar beside it.")],
+    runtime: Runtime = "onnxruntime",
+    as_json_: Json = False,
+) -> None:
+    """Lower a checkpoint to a bundle for a runtime, and check it against the oracle."""
+    from export.bundle import export as run
+
+    manifest = run(checkpoint, out, runtime)
+    sizes, parity = manifest.sizes, manifest.parity
+    _messages.print(
+        f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
+        f"(limit {sizes.limit_bytes / 1024:.1f}); {parity.values} values of {parity.tensors} tensors, "
+        f"largest difference to the oracle {parity.max_lsb} LSB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if as_json_:
+        _print_json(manifest)
+
+
+@app.command()
+def measure(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    evaluation: Annotated[Path, typer.Option(help="Folder with images.npy and labels.npy of the test set.")],
+    out: Annotated[Path, typer.Option(help="Measurement to write (JSON).")],
+    device: DeviceName = "local",
+    runtime: Runtime = "onnxruntime",
+    images: Images = None,
+    as_json_: Json = False,
+) -> None:
+    """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
+    from devices.measure import measure as run
+
+    measurement = run(bundle, evaluation, device, runtime, images=images, out=out)
+    if as_json_:
+        _print_json(measurement)
+
+
+@app.command()
+def report(
+    measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
+    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
+) -> None:
+    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
+    from reports.report import report as run
+    from reports.terminal import show
+
+    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None)
+    show(result, _out)
+    result.raise_for_gates()
+
+
+@app.command()
+def deploy(
+    recipe: RecipePath,
+    device: DeviceName = "raspberrypi",
+    runtime: Runtime = "onnxruntime",
+    build: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("build"),
+    images: Images = None,
+) -> None:
+    """Do it all: train, export, measure, report. `make deploy` does the same and redoes only what changed."""
+    check(recipe, device, runtime)
+    name = RecipeFile.read(recipe).recipe.name
+    run = build / name
+    train(recipe, run / "checkpoint", build / "work")
+    export(run / "checkpoint", run / runtime / "bundle", runtime)
+    measurement = run / runtime / f"{device}.json"
+    measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
+    report(measurement, run / runtime / f"{device}.html", recipe)
+
+
+@app.command()
+def bits(checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")]) -> None:
+    """Print the bit map of a checkpoint as JSON: stored bits by layer."""
+    from msq.bitmap import BitMap
+    from msq.checkpoint import Checkpoint
+
+    _print_json(BitMap.of(Checkpoint.open(checkpoint)))
+
+
+@app.command("list")
+def list_plugins(
+    what: Annotated[str, typer.Argument(help="models, data, methods, lowerings, runtimes or devices")],
+) -> None:
+    """List the plug-ins of a kind: what a recipe or a command can name."""
+    packages = {
+        "models": "train.models",
+        "data": "train.data.sets",
+        "methods": "train.methods",
+        "lowerings": "export.lowerings",
+        "runtimes": "runtimes",
+    }
+    if what == "devices":
+        list_devices()
+    elif what in packages:
+        _out.print("\n".join(plugins.names(packages[what])), highlight=False)
+    else:
+        raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
+
+
+@device_app.command("list")
+def list_devices() -> None:
+    """List the devices there are profiles of."""
+    from devices.profile import profiles
+
+    for profile in profiles():
+        _out.print(f"{profile.name:<18}{profile.title}", highlight=False)
+
+
+@device_app.command("up")
+def device_up(
+    device: Annotated[str, typer.Argument(help="Name of a device.")],
+    runtime: Runtime = "onnxruntime",
+) -> None:
+    """Set a device up: for an emulated one, fetch and unpack all that it needs, once."""
+    from devices.measure import prepare
+
+    prepare(device, runtime)
+    _messages.print(f"{device} is ready for {runtime}", highlight=False)
+
+
+def _print_json(value: BaseModel) -> None:
+    sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and a hint on stderr, and its class's exit code."""
+    try:
+        app()
+    except MsqError as error:
+        sys.exit(_fail(error))
+    except KeyboardInterrupt:
+        _messages.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(
+            _fail(StorageError(f"{error.filename or 'disk'}: no space left", hint="free some space and run again"))
+        )
+
+
+def _fail(error: MsqError) -> int:
+    _messages.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+    if error.hint:
+        _messages.print(f"[bold]hint:[/] {_escape(error.hint)}", highlight=False, soft_wrap=True)
+    return error.exit_code
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,277 @@
+"""Charts: what each figure of the page looks like. An axis carries figures of one kind only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from msq.bundle import Layer, Sizes
+from msq.checkpoint import EpochRecord
+from msq.provenance import Figure, Kind
+from reports import wording
+from reports.drawing import ACCENT, ALERT, INK, LINE, MUTED, NARROW, SOFT, Drawing, draw
+
+ROW = 30
+"""Height of a roomy row in pixels."""
+LAYER_ROW = 22
+"""Height of a layer's row in pixels."""
+MOST_DOTS = 1000
+"""Of more samples than this, every second, third … is drawn."""
+
+
+def accuracies(rows: Mapping[str, Figure], alt_text: str) -> Drawing:
+    """Draw accuracies as dots with their 95 % intervals, one a row, on an axis that need not start at zero.
+
+    Raises:
+        ValueError: the figures are of different kinds, which share no axis.
+    """
+    values = [
+        {"name": name, "share": found.value, "low": found.low, "high": found.high} for name, found in rows.items()
+    ]
+    bounds = [bound for row in rows.values() for bound in (row.value, row.low, row.high) if bound is not None]
+    margin = max(0.002, 0.06 * (max(bounds) - min(bounds)))
+    domain = [max(0.0, min(bounds) - margin), min(1.0, max(bounds) + margin)]
+
+    def chart(width: int) -> Any:
+        axis = alt.Axis(format=".1~%", tickCount=4 if width <= NARROW else 8, grid=True, title=None)
+        options: dict[str, Any] = {"scale": alt.Scale(domain=domain, nice=False, zero=False), "axis": axis}
+        base = _data(values).encode(y=_names(values, width))
+        whisker = base.mark_rule(color=ACCENT, strokeWidth=6, opacity=0.28, strokeCap="round")
+        dot = base.mark_point(color=ACCENT, filled=True, size=70, opacity=1)
+        layered = alt.layer(
+            whisker.encode(x=alt.X("low:Q", **options), x2="high:Q"), dot.encode(x=alt.X("share:Q", **options))
+        )
+        return layered.properties(width=width - _label_room(width), height=ROW * len(values))
+
+    return draw(chart, _one_kind(rows.values()), alt_text)
+
+
+def layers(rows: Sequence[Layer], alt_text: str) -> Drawing:
+    """Draw, layer by layer in the network's order, the stored bits a weight and beside them how many weights."""
+    values = [
+        {
+            "name": layer.name,
+            "bits": layer.bits,
+            "weights": layer.weights,
+            "count": _count(layer.weights),
+        }
+        for layer in rows
+    ]
+    most = max(layer.weights for layer in rows)
+
+    def chart(width: int) -> Any:
+        room = width - _label_room(width) - 20
+        base = _data(values).encode(y=_names(values, width))
+        bits = alt.X("bits:Q", scale=alt.Scale(domain=[0, 8.6], nice=False), axis=_ticks([0, 2, 4, 6, 8]))
+        weights = alt.X("weights:Q", scale=alt.Scale(domain=[0, most * 1.4], nice=False), axis=_ticks([]))
+        unnamed = base.encode(y=_names(values, width, axis=None))
+        return alt.hconcat(
+            _bars(base, bits, "bits:Q", ACCENT, "stored bits a weight", round(room * 0.62), len(rows)),
+            _bars(unnamed, weights, "count:N", SOFT, "weights", round(room * 0.38), len(rows)),
+            spacing=20,
+        )
+
+    return draw(chart, Kind.ARTEFACT, alt_text)
+
+
+def _bars(base: alt.Chart, x: alt.X, text: str, color: str, title: str, width: int, rows: int) -> Any:
+    placed = base.encode(x=x)
+    bar = placed.mark_bar(color=color, height=13, cornerRadiusEnd=2)
+    label = placed.mark_text(align="left", dx=5, fontSize=11).encode(text=text)
+    heading = alt.Title(title, anchor="start", color=MUTED, fontSize=12, fontWeight="normal", offset=6)
+    return alt.layer(bar, label).properties(width=width, height=LAYER_ROW * rows, title=heading)
+
+
+def history(epochs: Sequence[EpochRecord], budget: float | None, alt_text: str) -> Drawing:
+    """Draw the average stored bits a weight after each epoch, with the budget as a line."""
+    shown = [f"{record.average_bits:.2f}" for record in epochs]
+    values = [
+        {
+            "step": step,
+            "bits": record.average_bits,
+            # A width that stays as it was is not written again.
+            "text": "" if step > 1 and shown[step - 2] == shown[step - 1] else shown[step - 1],
+        }
+        for step, record in enumerate(epochs, 1)
+    ]
+    starts = [
+        {"step": step, "phase": record.phase}
+        for step, record in enumerate(epochs, 1)
+        if step == 1 or epochs[step - 2].phase != record.phase
+    ]
+    top = max(8.0, *(record.average_bits for record in epochs))
+
+    def chart(width: int) -> Any:
+        x = alt.X(
+            "step:Q",
+            scale=alt.Scale(domain=[0.6, len(epochs) + 0.4], nice=False, zero=False),
+            axis=alt.Axis(tickMinStep=1, tickCount=min(len(epochs), 10), format="d", title="epoch"),
+        )
+        scale = alt.Scale(domain=[0, top + 0.9], nice=False)
+        y = alt.Y("bits:Q", scale=scale, axis=alt.Axis(values=[0, 2, 4, 6, 8], grid=True, title=None))
+        base = _data(values).encode(x=x, y=y)
+        begin = _data(starts).encode(x=x)
+        named = begin.mark_text(align="left", color=MUTED, fontSize=11).encode(text="phase:N", y=alt.value(-8))
+        parts = [
+            begin.mark_rule(color=LINE, strokeDash=[2, 3]),
+            named,
+            base.mark_line(color=ACCENT, strokeWidth=2),
+            base.mark_point(color=ACCENT, filled=True, size=45, opacity=1),
+        ]
+        if len(epochs) <= (10 if width <= NARROW else 24):
+            parts.append(base.mark_text(dy=-12, fontSize=11).encode(text="text:N"))
+        if budget is not None:
+            limit = _data([{"bits": budget, "text": f"budget {budget:.2f}"}]).encode(y=y)
+            parts.append(limit.mark_rule(color=ALERT, strokeDash=[5, 4]))
+            label = limit.mark_text(align="right", dy=11, color=ALERT, fontSize=11)
+            parts.append(label.encode(text="text:N", x=alt.value("width")))
+        return alt.layer(*parts).properties(width=width - 20, height=200)
+
+    return draw(chart, Kind.ARTEFACT, alt_text)
+
+
+def layer_history(epochs: Sequence[EpochRecord], alt_text: str) -> Drawing:
+    """Draw the stored bits of every layer after each epoch as cells, the darker the wider."""
+    names = dict.fromkeys(name for record in epochs for name in record.bits)
+    values = [
+        {"name": name, "step": step, "bits": bits, "depth": 0.06 + 0.62 * bits / 8}
+        for step, record in enumerate(epochs, 1)
+        for name, bits in record.bits.items()
+    ]
+
+    def chart(width: int) -> Any:
+        room = width - _label_room(width)
+        every = max(1, round(len(epochs) / 12))
+        axis = alt.Axis(values=list(range(1, len(epochs) + 1, every)), labelAngle=0, title="epoch")
+        base = _data(values).encode(
+            x=alt.X("step:O", axis=axis, scale=alt.Scale(paddingInner=0.06)),
+            y=_names([{"name": name} for name in names], width),
+        )
+        cells = base.mark_rect(color=ACCENT).encode(opacity=alt.Opacity("depth:Q", scale=None))
+        parts = [cells]
+        if room / len(epochs) >= 14:
+            parts.append(base.mark_text(fontSize=11).encode(text="bits:Q"))
+        return alt.layer(*parts).properties(width=room, height=LAYER_ROW * len(names))
+
+    return draw(chart, Kind.ARTEFACT, alt_text)
+
+
+def sizes(found: Sizes, alt_text: str) -> Drawing:
+    """Draw the model file beside the same weights in int8 and float32, with the file's limit as a mark."""
+    model, weights = found.model_bytes, min(found.weight_bytes, found.model_bytes)
+    parameters = min(weights + found.parameter_bytes, model)
+    parts = [
+        ("model file", 0, weights, ACCENT, 1.0),
+        ("model file", weights, parameters, ACCENT, 0.65),
+        ("model file", parameters, model, ACCENT, 0.35),
+        ("int8 weights", 0, found.int8_bytes, SOFT, 1.0),
+        ("float32 weights", 0, found.float32_bytes, SOFT, 1.0),
+    ]
+    values = [
+        {"name": name, "from": low, "to": high, "color": color, "opacity": opacity}
+        for name, low, high, color, opacity in parts
+    ]
+    against = f"{wording.size(model)}, limit {wording.size(found.limit_bytes)}"
+    ends = [
+        {"name": "model file", "to": max(model, found.limit_bytes), "text": against},
+        {"name": "int8 weights", "to": found.int8_bytes, "text": wording.size(found.int8_bytes)},
+        {"name": "float32 weights", "to": found.float32_bytes, "text": wording.size(found.float32_bytes)},
+    ]
+    limit = [{"name": "model file", "to": found.limit_bytes}]
+    top = max(found.limit_bytes, model, found.int8_bytes, found.float32_bytes)
+
+    def chart(width: int) -> Any:
+        scale = alt.Scale(domain=[0, top * (1.4 if width <= NARROW else 1.12)], nice=False)
+        options: dict[str, Any] = {"scale": scale, "axis": None}
+        y = _names(ends, width)
+        bars = _data(values).mark_bar(height=16)
+        bars = bars.encode(
+            x=alt.X("from:Q", **options),
+            x2="to:Q",
+            y=y,
+            color=alt.Color("color:N", scale=None),
+            opacity=alt.Opacity("opacity:Q", scale=None),
+        )
+        x = alt.X("to:Q", **options)
+        label = _data(ends).mark_text(align="left", dx=7).encode(x=x, y=y, text="text:N")
+        mark = _data(limit).mark_tick(color=ALERT, thickness=2, height=26).encode(x=x, y=y)
+        return alt.layer(bars, mark, label).properties(width=width - _label_room(width), height=ROW * len(ends))
+
+    return draw(chart, Kind.ARTEFACT, alt_text)
+
+
+def latencies(samples: Sequence[float], marks: Mapping[str, Figure], alt_text: str) -> Drawing:
+    """Draw raw samples (seconds) in the order they were taken and how all of them are spread, with marks as lines.
+
+    Raises:
+        ValueError: the marks are of different kinds.
+    """
+    values = [{"run": run, "ms": 1000 * seconds} for run, seconds in enumerate(samples, 1)]
+    dots = values[:: -(-len(values) // MOST_DOTS)]
+    low, high = 1000 * min(samples), 1000 * max(samples)
+    margin = 0.06 * (high - low) or 0.06 * high
+    lines: list[dict[str, Any]] = []
+    for name, mark in sorted(marks.items(), key=lambda item: item[1].value):
+        ms = 1000 * mark.value
+        # Labels of neighbouring lines are kept apart.
+        label = max(ms, lines[-1]["label"] + 1.2 * margin) if lines else ms
+        lines.append({"ms": ms, "label": label, "text": f"{name} {wording.figure(mark)}"})
+
+    def chart(width: int) -> Any:
+        scale = alt.Scale(domain=[max(0, low - margin), high + margin], nice=False, zero=False)
+        y = alt.Y("ms:Q", scale=scale, axis=alt.Axis(grid=True, tickCount=5, title="ms"))
+        run = alt.X("run:Q", axis=alt.Axis(title="run", tickCount=5), scale=alt.Scale(nice=False))
+        order = _data(dots).mark_point(filled=True, size=14, color=ACCENT, opacity=0.5).encode(x=run, y=y)
+        rule = _data(lines).encode(y=y)
+        named = _data(lines).mark_text(align="left", dx=6)
+        named = named.encode(text="text:N", x=alt.value("width"), y=alt.Y("label:Q", scale=scale))
+        spread = _data(values).mark_bar(color=SOFT)
+        spread = spread.encode(
+            y=alt.Y("ms:Q", bin=alt.Bin(maxbins=30), scale=scale, axis=None),
+            x=alt.X("count()", axis=alt.Axis(title="runs", tickCount=2)),
+        )
+        left = alt.layer(order, rule.mark_rule(color=INK, strokeDash=[5, 4]))
+        right = alt.layer(spread, rule.mark_rule(color=INK, strokeDash=[5, 4]), named)
+        room = width - 150
+        return alt.hconcat(
+            left.properties(width=round(room * 0.62), height=220),
+            right.properties(width=round(room * 0.38), height=220),
+            spacing=12,
+        )
+
+    return draw(chart, _one_kind(marks.values()), alt_text)
+
+
+def _data(values: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Return an empty chart over rows. Their texts are made printable: a stray NUL would stop the renderer."""
+    rows = [
+        {key: wording.printable(value) if isinstance(value, str) else value for key, value in row.items()}
+        for row in values
+    ]
+    return alt.Chart(alt.InlineData(values=rows))
+
+
+def _names(values: Sequence[Mapping[str, Any]], width: int, **options: Any) -> alt.Y:
+    """Return rows labelled at the left edge of the page, in the order given."""
+    room = _label_room(width)
+    axis = alt.Axis(title=None, labelColor=INK, labelAlign="left", labelPadding=room, labelLimit=room - 8)
+    return alt.Y("name:N", **{"sort": [wording.printable(row["name"]) for row in values], "axis": axis} | options)
+
+
+def _label_room(width: int) -> int:
+    return 130 if width <= NARROW else 170
+
+
+def _ticks(values: list[int]) -> alt.Axis:
+    return alt.Axis(values=values, grid=bool(values), title=None)
+
+
+def _one_kind(figures: Iterable[Figure]) -> Kind:
+    kinds = {figure.kind for figure in figures}
+    if len(kinds) != 1:
+        raise ValueError(f"figures of different kinds share no axis: {sorted(kinds)}")
+    return kinds.pop()
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10_000 else f"{number / 1000:,.0f} k"

@@ -1,0 +1,87 @@
+"""Drawing: an Altair chart becomes a small static SVG that takes its colours from the page's style sheet."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import altair as alt
+from markupsafe import Markup
+
+from msq.provenance import Kind
+from reports.wording import printable
+
+# Vega wants literal colours; these stand for the style sheet's variables, and are replaced after drawing, so
+# that one drawing serves light, dark and print.
+INK, MUTED, LINE, ACCENT, SOFT, ALERT = (f"#00000{number}" for number in range(1, 7))
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    ACCENT: "var(--accent)",
+    SOFT: "var(--soft)",
+    ALERT: "var(--alert)",
+}
+_KEPT = re.compile(
+    "d|[xy][12]?|c[xy]|r|d[xy]|width|height|viewBox|transform|fill|stroke|(fill-|stroke-)?opacity"
+    "|stroke-(width|dasharray|linecap)|text-anchor|font-(size|weight)"
+)
+"""Attributes that say what is seen."""
+WIDE, NARROW = 856, 330
+"""Widths in pixels at which each chart is drawn: for a desktop and for a phone."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One chart for two widths of page. All its figures are of one kind; alt says in words what it shows."""
+
+    wide: Markup
+    narrow: Markup
+    kind: Kind
+    alt: str
+
+
+def draw(chart: Callable[[int], alt.TopLevelMixin], kind: Kind, alt_text: str) -> Drawing:
+    """Draw a chart, given as a function of the width it may take in pixels."""
+    return Drawing(_svg(chart(WIDE), alt_text), _svg(chart(NARROW), alt_text), kind, alt_text)
+
+
+def _svg(chart: Any, alt_text: str) -> Markup:
+    stream = io.StringIO()
+    axis = alt.AxisConfig(
+        domain=False,
+        ticks=False,
+        grid=False,
+        gridColor=LINE,
+        labelColor=MUTED,
+        titleColor=MUTED,
+        titleFontWeight="normal",
+        labelFontSize=12,
+        titleFontSize=12,
+        labelPadding=6,
+        titlePadding=8,
+    )
+    chart.configure(background="transparent", padding=0, aria=False).configure_view(stroke=None).configure_axis(
+        **axis.to_dict()
+    ).configure_text(fontSize=12, color=INK).save(stream, format="svg")
+    root = _cleaned(ElementTree.fromstring(stream.getvalue()))
+    root.set("role", "img")
+    root.set("aria-label", printable(alt_text))
+    # Serialising escapes all text again; no element is self-closed, as HTML knows that only of its own.
+    return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
+
+
+def _cleaned(element: ElementTree.Element) -> ElementTree.Element:
+    """Keep what is seen: no namespaces, roles, classes or fonts; colours become the page's variables."""
+    element.tag = element.tag.rpartition("}")[2]
+    element.attrib = {
+        name: _VARIABLES.get(value, value) for name, value in element.attrib.items() if _KEPT.fullmatch(name)
+    }
+    for child in list(element):
+        if child.get("display") == "none" or (child.get("class") == "background" and not child.get("fill")):
+            element.remove(child)
+        else:
+            _cleaned(child)
+    return element

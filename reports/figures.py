@@ -1,0 +1,105 @@
+"""The figures of a report: what a measurement holds and what follows exactly from it, each with its provenance."""
+
+import math
+from typing import Literal
+
+from msq.bundle import Manifest
+from msq.measurement import Device, Measurement, Prediction
+from msq.provenance import Figure, Kind
+
+Z95 = 1.959963984540054
+"""The normal quantile that bounds a two-sided 95 % interval."""
+LATENCY = "latency_"
+"""What the names of the figures of latency begin with."""
+TITLES = {"float": "Float", "ptq8": "8-bit, post-training", "msq": "MSQ, mixed precision"}
+
+
+def proportion(correct: int, n: int, kind: Kind) -> Figure:
+    """Return correct / n with its 95 % Wilson score interval. n ≥ 1.
+
+    Source: Wilson (1927), J. Am. Stat. Assoc. 22, 209–212.
+    """
+    share, spread = correct / n, Z95 * Z95 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    # At 0 and 1 the bound is the share itself, but for rounding.
+    low, high = min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
+    return Figure(value=share, unit="fraction", kind=kind, low=low, high=high, n=n)
+
+
+def observed(device: Device) -> Kind:
+    """Return the provenance of what the device did."""
+    kinds = {"board": Kind.MEASURED_BOARD, "host": Kind.MEASURED_HOST, "qemu-user": Kind.EMULATED}
+    return kinds[device.engine]
+
+
+def test_set_accuracy(manifest: Manifest, what: Literal["float", "ptq8", "msq"]) -> Figure | None:
+    """Return a net's top-1 on the full test set, evaluated on the host after training; None where it was not."""
+    for accuracy in manifest.accuracy:
+        if accuracy.what == what and accuracy.n:
+            return proportion(accuracy.correct, accuracy.n, Kind.MEASURED_HOST)
+    return None
+
+
+def test_set_accuracies(manifest: Manifest) -> dict[str, Figure]:
+    """Return the accuracies on the full test set by title: float, 8-bit, MSQ, as far as they are known."""
+    found = {TITLES[what]: test_set_accuracy(manifest, what) for what in ("float", "ptq8", "msq")}
+    return {title: figure for title, figure in found.items() if figure}
+
+
+def device_accuracy(measurement: Measurement) -> Figure | None:
+    """Return the device's top-1 over its predictions; None where it predicted nothing."""
+    return share_right(measurement.predictions, observed(measurement.device))
+
+
+def share_right(predictions: tuple[Prediction, ...], kind: Kind) -> Figure | None:
+    """Return the share of predictions that are right; None of none."""
+    if not predictions:
+        return None
+    return proportion(sum(said.label == said.predicted for said in predictions), len(predictions), kind)
+
+
+def average_bits(manifest: Manifest) -> Figure:
+    """Return stored bits a weight, signs included."""
+    return Figure(value=manifest.average_bits, unit="bits", kind=Kind.ARTEFACT)
+
+
+def compressions(manifest: Manifest) -> dict[str, Figure]:
+    """Return the three ways to say how much smaller than float32 the model is, each under what it counts."""
+    found = {"Whole model file": _ratio(manifest.sizes.float32_bytes, manifest.sizes.model_bytes)}
+    if manifest.average_bits:
+        found["Weights, by stored bits"] = _ratio(32, manifest.average_bits)
+    if manifest.paper_compression:
+        found["Weights, as papers count (signs left out)"] = _ratio(manifest.paper_compression, 1)
+    return found
+
+
+def file_size(manifest: Manifest) -> Figure:
+    """Return the bytes that the runtime loads."""
+    return stored_bytes(manifest.sizes.model_bytes)
+
+
+def stored_bytes(count: int) -> Figure:
+    """Return a number of bytes read off, or computed exactly from, a file."""
+    return Figure(value=count, unit="bytes", kind=Kind.ARTEFACT)
+
+
+def recorded(measurement: Measurement) -> dict[str, Figure]:
+    """Return the measurement's own figures, without times that an emulator took: those say nothing of a board."""
+    return {
+        name: figure
+        for name, figure in measurement.figures.items()
+        if measurement.device.engine != "qemu-user" or figure.unit != "seconds"
+    }
+
+
+def times(measurement: Measurement) -> dict[str, Figure]:
+    """Return the latencies by the name of their percentile; none where no times were taken that mean something."""
+    if not measurement.latency_seconds:
+        return {}
+    found = recorded(measurement).items()
+    return {name.removeprefix(LATENCY): figure for name, figure in found if name.startswith(LATENCY)}
+
+
+def _ratio(above: float, below: float) -> Figure:
+    return Figure(value=above / below, unit="×", kind=Kind.ARTEFACT)

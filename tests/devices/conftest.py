@@ -1,0 +1,183 @@
+"""A small real bundle, built by hand: a residual net with random weights, so that these tests need no training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtimes
+from export.lowerings import lowering
+from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Layer, Manifest, Parity, Sizes
+from msq.checkpoint import Accuracy, DataId, InputSpec
+from msq.checksums import sha256_of
+from msq.integer_model import (
+    Add,
+    AveragePool,
+    Conv2d,
+    Dequantize,
+    Flatten,
+    IntegerModel,
+    Linear,
+    Node,
+    Quantize,
+    Tensor,
+    Weight,
+)
+from msq.preprocessing import normalise
+
+SPEC = InputSpec(height=9, width=9, channels=2, mean=(0.3, 0.4), std=(0.3, 0.35))
+CLASSES = 5
+
+
+class Builder:
+    """Nodes and tensors of a net, added one after another."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.tensors: dict[str, Tensor] = {}
+        self.nodes: list[Node] = []
+
+    def tensor(self, name: str, shape: tuple[int, ...], scale: float, zero_point: int, dtype: str = "int8") -> str:
+        self.tensors[name] = Tensor(name, shape, dtype, scale, zero_point)  # type: ignore[arg-type]
+        return name
+
+    def weight(self, shape: tuple[int, ...], bits: int) -> Weight:
+        codes = self.random.integers(0, 1 << bits, shape, dtype=np.uint8)
+        scale = self.random.uniform(5, 8, shape[0]).astype(np.float32) / np.sqrt(np.prod(shape[1:])) / (1 << bits)
+        return Weight.from_codes(codes, bits, 1, 1 << (bits - 1), scale.astype(np.float32))
+
+    def conv(self, source: str, name: str, outputs: int, kernel: int, stride: int, bits: int) -> str:
+        height, _width, inputs = self.tensors[source].shape
+        side = -(-height // stride)
+        target = self.tensor(name, (side, side, outputs), 0.017, -128)
+        weight = self.weight((outputs, kernel, kernel, inputs), bits)
+        bias = self.random.integers(-200, 200, outputs, dtype=np.int32)
+        pad = kernel // 2
+        place = (f"{name}.node", (source,), target, name)
+        self.nodes.append(Conv2d(*place, weight, bias, (stride, stride), (pad, pad, pad, pad), clamp=(-128, 127)))
+        return target
+
+
+def small_model(seed: int = 0) -> IntegerModel:
+    """conv 3×3 → conv 3×3 /2 + shortcut conv 1×1 /2 → add → average pool → flatten → linear."""
+    net = Builder(seed)
+    net.tensor("images", (9, 9, 2), 1.0, 0, "float32")
+    net.nodes.append(Quantize("q", ("images",), net.tensor("codes", (9, 9, 2), 0.0157, -9), ""))
+    first = net.conv("codes", "first", 16, 3, 1, 6)
+    second = net.conv(first, "second", 20, 3, 2, 3)
+    shortcut = net.conv(first, "shortcut", 20, 1, 2, 2)
+    net.nodes.append(Add("sum", (second, shortcut), net.tensor("summed", (5, 5, 20), 0.021, -128), ""))
+    net.nodes.append(AveragePool("pool", ("summed",), net.tensor("pooled", (1, 1, 20), 0.011, -128), ""))
+    net.nodes.append(Flatten("flat", ("pooled",), net.tensor("features", (20,), 0.011, -128), ""))
+    net.tensor("scores", (CLASSES,), 0.009, 3)
+    head = net.weight((CLASSES, 20), 4)
+    # Centred, so that no class always wins.
+    bias = -head.integers().sum(axis=1, dtype=np.int32) * 33
+    net.nodes.append(Linear("head", ("features",), "scores", "head", head, bias))
+    net.nodes.append(Dequantize("out", ("scores",), net.tensor("logits", (CLASSES,), 1.0, 0, "float32"), ""))
+    return IntegerModel(net.tensors, tuple(net.nodes), "images", "logits")
+
+
+def write_bundle(folder: Path, runtime: str, model: IntegerModel, images: np.ndarray) -> Path:
+    """Write a whole bundle of `model` for a runtime; `images` (uint8) become its golden input."""
+    folder.mkdir(parents=True)
+    adapter = runtimes.adapter(runtime)
+    lower = lowering(adapter.LOWERING)
+    model = model.save(folder)
+    names = lower.lower(model, folder)
+    x = normalise(images, SPEC.mean, SPEC.std)
+    oracle = runtimes.adapter("reference").load(folder, 1).tensors(x)
+    host = adapter.load(folder, 1).tensors(x)
+    golden = {"input": x, **{f"oracle/{name}": value for name, value in oracle.items()}}
+    golden |= {f"host/{name}": host[name] for name in oracle if host[name].tobytes() != oracle[name].tobytes()}
+    np.savez(folder / GOLDEN_FILE, **golden)
+    files = ["model.json", "weights.bin", GOLDEN_FILE, *names]
+    resident, note = lower.resident(model)
+    size = sum((folder / name).stat().st_size for name in lower.DEPLOYED)
+    layers = [
+        Layer(
+            name=node.module,
+            op="conv2d" if isinstance(node, Conv2d) else "linear",
+            shape=node.weight.shape,
+            weights=node.weight.outputs * node.weight.inputs,
+            bits=node.weight.bits,
+            paper_bits=node.weight.bits,
+            packed_bytes=node.weight.packed.nbytes,
+        )
+        for node in model.weighted()
+    ]
+    Manifest(
+        name="small",
+        lowering=adapter.LOWERING,
+        model="small",
+        method="none",
+        input=SPEC,
+        labels=tuple(f"class {number}" for number in range(CLASSES)),
+        layers=tuple(layers),
+        average_bits=sum(layer.bits * layer.weights for layer in layers) / sum(layer.weights for layer in layers),
+        paper_compression=None,
+        sizes=Sizes(
+            weight_bytes=sum(layer.bits * layer.weights for layer in layers) // 8 + 1,
+            parameter_bytes=8 * sum(layer.shape[0] for layer in layers),
+            model_bytes=size,
+            limit_bytes=size,
+            float32_bytes=4 * sum(layer.weights for layer in layers),
+            int8_bytes=sum(layer.weights for layer in layers),
+            resident_weight_bytes=resident,
+            resident_note=note,
+        ),
+        parity=Parity(tensors=len(oracle), values=sum(value.size for value in oracle.values()), max_lsb=0),
+        accuracy=(Accuracy(what="msq", correct=180, n=300),),
+        history=(),
+        data=DataId(name="noise", sha256="0" * 64, train=0, test=300),
+        seed=0,
+        training_seconds=0,
+        checkpoint_sha256="0" * 64,
+        versions={},
+        files={name: sha256_of(folder / name) for name in files},
+    ).write(folder / MANIFEST_FILE)
+    return folder
+
+
+def alter(file: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def reseal(bundle: Path) -> None:
+    """Bring the manifest's checksums up to date with the bundle's files, as if they had been exported so."""
+    path = bundle / MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: sha256_of(bundle / name) for name in manifest["files"]}
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """300 images of coloured noise, uint8 (n, 9, 9, 2): unlike enough to fall into several classes."""
+    random = np.random.default_rng(7)
+    return (random.uniform(0, 255, (300, 9, 9, 2)) * random.uniform(0, 1, (300, 1, 1, 2))).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def evaluation(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Path:
+    """An evaluation folder: the pictures with random labels."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    np.save(folder / "images.npy", pictures)
+    np.save(folder / "labels.npy", np.random.default_rng(8).integers(0, CLASSES, len(pictures)))
+    return folder
+
+
+@pytest.fixture(params=["onnxruntime", "reference"], scope="session")
+def runtime(request: pytest.FixtureRequest) -> str:
+    """Each runtime in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, runtime: str, pictures: np.ndarray) -> Path:
+    """The small bundle for `runtime`."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "small", runtime, small_model(), pictures[:4])

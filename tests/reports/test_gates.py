@@ -1,0 +1,97 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msq.checkpoint import Accuracy
+from msq.measurement import Measurement
+from msq.recipe import Gates
+from reports.gates import GateResult, evaluate, verdict
+
+
+def with_accuracy(measurement: Measurement, **correct: int) -> Measurement:
+    accuracy = tuple(Accuracy(what=what, correct=count, n=10_000) for what, count in correct.items())
+    return measurement.model_copy(update={"manifest": measurement.manifest.model_copy(update={"accuracy": accuracy})})
+
+
+def with_size(measurement: Measurement, count: int) -> Measurement:
+    sizes = measurement.manifest.sizes.model_copy(update={"model_bytes": count})
+    return measurement.model_copy(update={"manifest": measurement.manifest.model_copy(update={"sizes": sizes})})
+
+
+def differing(measurement: Measurement) -> Measurement:
+    parity = measurement.parity.model_copy(update={"equal_to_host": False, "equal_to_oracle": False})
+    return measurement.model_copy(update={"parity": parity})
+
+
+def named(results: list[GateResult]) -> dict[str, GateResult]:
+    return {result.name: result for result in results}
+
+
+def test_a_good_measurement_passes_every_gate(emulated, gates):
+    results = evaluate(gates, emulated)
+    assert [result.name for result in results] == ["bit_exact", "min_top1", "max_drop_vs_float", "max_size_kb"]
+    assert all(result.passed for result in results)
+    assert verdict(results) == "Passes all 4 gates"
+
+
+def test_without_gates_bit_exactness_is_still_judged(emulated):
+    assert [result.name for result in evaluate(None, emulated)] == ["bit_exact"]
+    assert [result.name for result in evaluate(Gates(), emulated)] == ["bit_exact"]
+    assert verdict(evaluate(None, differing(emulated))) == "Outputs differ from the host's"
+
+
+def test_accuracy_gates_fail_where_the_device_differs_from_the_host(emulated, gates):
+    results = named(evaluate(gates, differing(emulated)))
+    assert not results["bit_exact"].passed
+    assert not results["min_top1"].passed and "differ" in results["min_top1"].margin
+    assert not results["max_drop_vs_float"].passed
+    assert results["max_size_kb"].passed
+    assert verdict(list(results.values())) == "Fails 3 of 4 gates"
+
+
+def test_accuracy_is_judged_on_the_full_test_set_and_not_on_the_sample(emulated):
+    unlucky = emulated.model_copy(update={"predictions": emulated.predictions[:1]})
+    assert evaluate(Gates(min_top1=0.9142), unlucky) == evaluate(Gates(min_top1=0.9142), emulated)
+
+
+@given(float_correct=st.integers(0, 10_000), correct=st.integers(0, 10_000), limit=st.integers(0, 10_000))
+def test_limits_are_compared_exactly_as_the_decimals_that_were_written(emulated, float_correct, correct, limit):
+    gates = Gates(min_top1=limit / 10_000, max_drop_vs_float=limit / 10_000)
+    results = named(evaluate(gates, with_accuracy(emulated, float=float_correct, msq=correct)))
+    assert results["min_top1"].passed == (correct >= limit)
+    assert results["max_drop_vs_float"].passed == (float_correct - correct <= limit)
+
+
+def test_a_gate_met_to_the_point_passes_and_says_so(emulated):
+    # 0.923 − 0.913 is more than 0.01 in binary floating point.
+    results = evaluate(Gates(max_drop_vs_float=0.01), with_accuracy(emulated, float=9230, msq=9130))
+    assert results[1].passed and results[1].margin == "exactly met"
+
+
+def test_a_near_miss_is_never_reported_as_nothing(emulated):
+    result = evaluate(Gates(min_top1=0.913001), with_accuracy(emulated, msq=9130))[1]
+    assert not result.passed and result.margin == "missed by less than 0.01 points"
+
+
+@pytest.mark.parametrize(("count", "passed"), [(51_200, True), (51_201, False), (51_199, True)])
+def test_the_size_gate_counts_kib_to_the_byte(emulated, count, passed):
+    result = evaluate(Gates(max_size_kb=50), with_size(emulated, count))[1]
+    assert result.passed is passed
+    if not passed:
+        assert result.margin == "missed by 1 byte"
+
+
+def test_an_accuracy_that_is_not_there_fails_its_gates(emulated):
+    for measurement in (with_accuracy(emulated), with_accuracy(emulated, msq=9900)):
+        drop = named(evaluate(Gates(max_drop_vs_float=1), measurement))["max_drop_vs_float"]
+        assert not drop.passed and drop.found == "not measured"
+
+
+def test_more_accuracy_than_float_is_a_negative_drop(emulated):
+    result = evaluate(Gates(max_drop_vs_float=0), with_accuracy(emulated, float=9100, msq=9120))[1]
+    assert result.passed and result.found == "0.20 points above float" and result.margin == "0.20 points to spare"
+
+
+def test_every_result_says_in_one_line_what_was_found_and_wanted(emulated, gates):
+    for result in evaluate(gates, emulated):
+        assert result.found in result.words and result.wanted in result.words and "\n" not in result.words

@@ -1,0 +1,41 @@
+"""P7: Hutchinson's estimate against the explicit Hessian of every layer."""
+
+import torch
+from torch import nn
+
+from train.hessian import layer_traces
+
+
+def test_estimate_lies_within_its_standard_error_of_the_explicit_traces() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(20, 5).double(), torch.randint(0, 3, (20,))
+    weights = [net[0].weight, net[2].weight]
+
+    def loss() -> torch.Tensor:
+        return nn.functional.cross_entropy(net(x), y)
+
+    estimates, errors = layer_traces(loss, weights, 500, torch.Generator().manual_seed(1))
+    for weight, estimate, error in zip(weights, estimates, errors, strict=True):
+        rows = torch.autograd.grad(loss(), weight, create_graph=True)[0].flatten()
+        trace = sum(
+            float(torch.autograd.grad(row, weight, retain_graph=True)[0].flatten()[i]) for i, row in enumerate(rows)
+        )
+        assert abs(float(estimate) - trace) < 4 * float(error)
+        assert 0 < float(error) < 0.1
+
+
+def test_estimate_is_exact_where_the_hessian_is_diagonal() -> None:
+    scales = torch.tensor([3.0, 0.5, 2.0])
+    a, b = torch.ones(3, requires_grad=True), torch.ones(4, requires_grad=True)
+    estimates, errors = layer_traces(
+        lambda: (scales * a**2).sum() / 2 - (b**2).sum(), [a, b], 3, torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(estimates, torch.tensor([5.5, -8.0]))
+    assert errors.abs().max() == 0
+
+
+def test_estimate_is_repeatable() -> None:
+    a = torch.randn(6, requires_grad=True, generator=torch.Generator().manual_seed(3))
+    runs = [layer_traces(lambda: a.sum() ** 4 + a[0] ** 2, [a], 2, torch.Generator().manual_seed(7)) for _ in "xy"]
+    assert torch.equal(runs[0][0], runs[1][0])

@@ -1,0 +1,134 @@
+"""Wrapping a user's model: what becomes a site, where activations are rounded, and that pruning is exact."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from msq.errors import TrainingError
+from train.activation_quantizer import ActivationQuantizer
+from train.quantize import quantize
+from train.weight_quantizer import WeightQuantizer
+
+
+class Block(nn.Module):
+    """A residual block as users write it: functional addition, one module an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.act = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+        self.second, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.act(self.norm(self.first(x)))) + x)
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 7), per_channel=st.booleans())
+def test_stored_codes_give_the_weights_that_were_trained(
+    representation: str, seed: int, n: int, per_channel: bool
+) -> None:
+    weight = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+    quantizer = WeightQuantizer(representation, n, per_channel)  # type: ignore[arg-type]
+    codes, scale = quantizer.codes(weight)
+    grid = quantizer.grid
+    assert int(codes.max()) < 2**grid.bits
+    integers = grid.a * codes.int() - grid.z
+    assert torch.equal(integers * scale.reshape(-1, 1, 1, 1), quantizer.at(weight, n))
+    torch.testing.assert_close(quantizer(weight), quantizer.at(weight, n), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])
+@pytest.mark.parametrize("drop", [1, 2])
+def test_dropping_empty_bits_changes_no_logit(representation: str, drop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P6: with the divisor 2^n, a model whose low bits are all empty is the same model with fewer bits.
+
+    The largest weight of a channel is its own unit and always sits in the clamped top code, so the unit is held
+    above it here: that one code is what a real prune still moves, by one step of the shorter code.
+    """
+    unit = torch.ones(1)
+
+    def normalise(self: WeightQuantizer, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        top = unit.reshape([1] * weight.dim())
+        if self.representation == "sign_magnitude":
+            return weight.abs(), weight.sign(), top
+        return weight / 2 + 0.5, torch.ones_like(weight), top
+
+    monkeypatch.setattr(WeightQuantizer, "_normalise", normalise)
+    model = quantize(small(), representation=representation, levels=6)  # type: ignore[arg-type]
+    for site in model.sites:
+        with torch.no_grad():
+            site.weight.copy_(site.quantizer.at(site.weight.clamp(-0.7, 0.7), 6 - drop))
+        assert site.quantizer.nonempty(site.weight, drop) == 0
+    x = torch.randn(8, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), model.activations("calibrate"):
+        model(x)
+    before = model.eval()(x)
+    for site in model.sites:
+        site.quantizer.set_n(6 - drop)
+    assert torch.equal(model(x), before)
+    assert before.std() > 0
+
+
+def test_every_int8_tensor_of_the_device_is_rounded_once() -> None:
+    model = quantize(small())
+    rounded = [
+        node.args[0].name
+        for node in model.graph.graph.nodes
+        if node.op == "call_module" and isinstance(model.graph.get_submodule(node.target), ActivationQuantizer)
+    ]
+    # Input; stem after its ReLU; first conv after norm and ReLU; second conv; sum after its ReLU; pool; logits.
+    assert len(rounded) == 7
+    assert all("flatten" not in name for name in rounded)
+
+
+def test_only_a_layer_that_a_residual_path_goes_round_may_be_removed() -> None:
+    removable = {site.name for site in quantize(small()).sites if site.removable}
+    assert removable == {"2.second"}
+
+
+def test_activation_gradient_is_lsqs() -> None:
+    quantizer = ActivationQuantizer(4)
+    quantizer.scale.data.fill_(0.3)
+    x = torch.linspace(-4, 4, 97, requires_grad=True)
+    quantizer(x).sum().backward()
+    v = x.detach() / 0.3
+    inside = (v > -8) & (v < 7)
+    expected = torch.where(inside, v.round() - v, v.round().clamp(-8, 7)).sum() / (97 * 7) ** 0.5
+    assert torch.equal(x.grad, inside.float())  # type: ignore[arg-type]
+    torch.testing.assert_close(quantizer.scale.grad, expected.reshape(1))
+
+
+def test_rounding_agrees_with_torchs_own_fake_quantization() -> None:
+    quantizer = ActivationQuantizer(8)
+    quantizer.fix_range(-0.81, 2.02)
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    wanted = torch.fake_quantize_per_tensor_affine(
+        x, float(quantizer.scale), quantizer.zero_point, quantizer.low, quantizer.high
+    )
+    torch.testing.assert_close(quantizer(x), wanted)
+
+
+def test_widths_survive_a_state_dict() -> None:
+    model, other = quantize(small()), quantize(small())
+    model.sites[1].quantizer.set_n(3)
+    other.load_state_dict(model.state_dict())
+    assert other.bits() == model.bits()
+    assert deepcopy(model).bits() == model.bits()
+
+
+def test_a_model_whose_flow_depends_on_values_is_refused() -> None:
+    class Wayward(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(TrainingError, match="Wayward cannot be traced"):
+        quantize(Wayward())

@@ -1,0 +1,87 @@
+"""A training that was killed and started again ends as one that was not: same bits, same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from msq.checkpoint import PROGRAM_FILE, TENSORS_FILE, Checkpoint
+
+NAMES = ("undisturbed", "killed")
+RECIPE = """\
+name: tiny
+data: {{name: image-folder, path: {path}, height: 8, width: 8, channels: 1}}
+model: {{name: resnet8}}
+float: {{epochs: 2, batch_size: 8, learning_rate: 0.05}}
+method: {{name: msq, prune_epochs: 3, finetune_epochs: 1, interval: 4, hessian_batch: 8}}
+budget: {{average_bits: 3}}
+seed: 3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Three classes of small images that a net can tell apart."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 8)):
+        for label in range(3):
+            folder = tmp_path / "data" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 80, (8, 8)) + 60 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(path=tmp_path / "data"))
+    return path
+
+
+def train(recipe: Path, name: str) -> subprocess.Popen[bytes]:
+    folder = recipe.parent / name
+    command = [sys.executable, "-c", "from msq.cli import main; main()", "train", str(recipe)]
+    command += ["--out", str(folder / "checkpoint"), "--work", str(folder / "work")]
+    environment = os.environ | {"MSQ_CACHE": str(recipe.parent / "cache")}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, messages = process.communicate(timeout=240)
+    assert process.returncode == 0, messages.decode()
+
+
+def kill_when(process: subprocess.Popen[bytes], work: Path, pattern: str) -> None:
+    """SIGKILL the training as soon as a file of its work folder matches."""
+    deadline = time.monotonic() + 240
+    while not list(work.glob(pattern)):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(recipe: Path) -> None:
+    finish(train(recipe, "undisturbed"))
+    work = recipe.parent / "killed" / "work"
+    kill_when(train(recipe, "killed"), work, "float-*/last.ckpt")
+    kill_when(train(recipe, "killed"), work, "msq-*/last.ckpt")
+    finish(train(recipe, "killed"))
+    records = [Checkpoint.open(recipe.parent / name / "checkpoint") for name in NAMES]
+    assert records[0].sites == records[1].sites
+    assert records[0].history == records[1].history
+    assert records[0].average_bits <= 3
+    tensors = [load_file(recipe.parent / name / "checkpoint" / TENSORS_FILE) for name in NAMES]
+    assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    programs = [torch.export.load(recipe.parent / name / "checkpoint" / PROGRAM_FILE) for name in NAMES]
+    # The graph holds the activations' scales and zero points.
+    assert str(programs[0].graph) == str(programs[1].graph)
+    assert all(
+        torch.equal(programs[0].state_dict[name], programs[1].state_dict[name]) for name in programs[0].state_dict
+    )

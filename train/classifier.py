@@ -1,0 +1,109 @@
+"""The Lightning module that trains an image classifier, float or quantized, through one phase."""
+
+import math
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from msq.checkpoint import EpochRecord
+from msq.errors import TrainingError
+from train.data.loader import BatchLoader
+from train.quantize import QuantizedModel
+from train.schedule import Phase
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Classifier(L.LightningModule):
+    """Cross entropy, SGD with Nesterov momentum, the phase's learning rate.
+
+    Args:
+        net: x float32 (N, C, H, W) → logits (N, classes).
+        phase: how to train. loader: the training batches.
+        seed: with the epoch it decides all randomness, so that an epoch can be redone exactly.
+    """
+
+    def __init__(self, net: nn.Module, phase: Phase, loader: BatchLoader, seed: int) -> None:
+        super().__init__()
+        self.net, self._phase, self._loader, self._seed = net, phase, loader, seed
+        self.history: list[EpochRecord] = []
+        self.seconds = 0.0
+        self._loss_sum = torch.zeros(())
+        self._epoch_began = 0.0
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the task loss of a batch, a scalar."""
+        images, labels = batch
+        return cross_entropy(self.net(images).float(), labels, label_smoothing=self._phase.label_smoothing)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss; it is summed on the device, for reading it would make every step wait."""
+        loss = self.loss(batch)
+        self._loss_sum = self._loss_sum.to(loss.device) + loss.detach()
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Make the epoch's order, augmentation and dropout a function of (seed, epoch)."""
+        self._loader.set_epoch(self.current_epoch)
+        torch.manual_seed(self._seed * 100_003 + self.current_epoch)
+        self._loss_sum = torch.zeros(())
+        self._epoch_began = time.monotonic()
+
+    def on_train_epoch_end(self) -> None:
+        """Record the epoch. Raises TrainingError when the loss is not a number."""
+        mean = float(self._loss_sum) / len(self._loader)
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss of epoch {self.current_epoch} of the {self._phase.name} phase is {mean}",
+                hint="lower its learning_rate; the checkpoint of the epoch before is kept",
+            )
+        quantized = self.net if isinstance(self.net, QuantizedModel) else None
+        self.history.append(
+            EpochRecord(
+                phase=self._phase.name,
+                epoch=self.current_epoch,
+                loss=mean,
+                average_bits=quantized.average_bits if quantized else 32.0,
+                bits=quantized.bits() if quantized else {},
+            )
+        )
+        self.seconds += time.monotonic() - self._epoch_began
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return SGD and the phase's schedule. Scales, batch norms and biases are not decayed."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self._phase.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = SGD(groups, self._phase.learning_rate, momentum=0.9, nesterov=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self._phase.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Keep the history with the weights."""
+        checkpoint["history"] = [record.model_dump() for record in self.history]
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history up."""
+        self.history = [EpochRecord.model_validate(record) for record in checkpoint["history"]]
+        self.seconds = checkpoint["seconds"]
+
+
+def count_correct(net: nn.Module, loader: BatchLoader) -> int:
+    """Return how many images of the loader the net, in eval mode and float32 arithmetic, gets right."""
+    was_training = net.training
+    net.eval()
+    with torch.inference_mode():
+        correct = sum(int((net(images).argmax(1) == labels).sum()) for images, labels in loader)
+    net.train(was_training)
+    return correct

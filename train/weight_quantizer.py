@@ -1,0 +1,143 @@
+"""The weight quantizer of one layer: its width, its representation, and how codes become weights."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from msq.checkpoint import Representation
+from train.roundclamp import lsb_residue, roundclamp
+
+
+class Grid(NamedTuple):
+    """The stored integers of a layer: weight = scale · (a·u − z) with a code u of `bits` bits (msq.integer_model)."""
+
+    bits: int
+    a: int
+    z: int
+
+
+class WeightQuantizer(nn.Module):
+    """Quantizes a weight on the way into its layer; registered as a parametrization of `weight`.
+
+    Two representations of a weight W in [0, 1], both with the divisor 2^n, so that dropping empty low bits
+    changes no weight:
+
+        sign_magnitude   |w| / max|w|, the sign apart. n magnitude bits are stored in n + 1; n = 0 is an empty layer.
+        offset           w / (2 max|w|) + ½. n bits are stored in n.
+
+    The maximum is taken per output channel (or over the tensor) and carries no gradient. The gradient passes
+    straight through the rounding. `levels` is n; it is a buffer, so that it is saved with the weights.
+    """
+
+    levels: Tensor
+
+    def __init__(self, representation: Representation, levels: int, per_channel: bool = True) -> None:
+        super().__init__()
+        self.representation = representation
+        self.per_channel = per_channel
+        self.enabled = True
+        self.register_buffer("levels", torch.tensor(levels))
+        self._n = levels
+
+    @property
+    def n(self) -> int:
+        """Code bits, the sign of sign_magnitude left out: what MSQ calls n."""
+        return self._n
+
+    def set_n(self, n: int) -> None:
+        """Set the number of code bits."""
+        self._n = n
+        self.levels.fill_(n)
+
+    @property
+    def stored_bits(self) -> int:
+        """Stored bits a weight, sign included."""
+        return stored_bits(self.representation, self._n)
+
+    @property
+    def grid(self) -> Grid:
+        """How the stored codes are read."""
+        if self.stored_bits == 0:
+            return Grid(0, 1, 0)
+        return Grid(self.stored_bits, 1, 1 << (self.stored_bits - 1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the dequantized weight, same shape, float32; the gradient is that of the identity."""
+        if not self.enabled:
+            return weight
+        with torch.no_grad():
+            normalised, sign, top = self._normalise(weight)
+            code = roundclamp(normalised, self._n)
+            shift = self._dequantize(code, sign, top) - weight
+        # As a sum with a constant the straight-through estimator can be differentiated twice, as the Hessian needs.
+        return weight + shift
+
+    def penalty_gradient(self, weight: Tensor, drop: int) -> Tensor:
+        """Return the gradient of Σ|B_k| / 2^n for k = drop, as a step of the weight that is uniform in W.
+
+        sign(B_k) is the gradient in normalised weights. As a step in the weight's own units it is multiplied by
+        d w / d W, so that one strength moves normalised weights at one rate in every channel, whatever its scale;
+        the gradient proper, divided by that factor, would move small channels the fastest.
+
+        Args:
+            weight: float32, the layer's float weight. drop: k, 1..n.
+        Returns:
+            Same shape, float32; zero where the low bits are already empty.
+        """
+        with torch.no_grad():
+            normalised, sign, top = self._normalise(weight.float())
+            direction = torch.sign(lsb_residue(normalised, self._n, drop))
+            if self.representation == "sign_magnitude":
+                return direction * sign * top
+            return direction * (2 * top)
+
+    def nonempty(self, weight: Tensor, drop: int) -> float:
+        """Return β: the share of weights whose last `drop` bits are not empty."""
+        normalised, _, _ = self._normalise(weight.float())
+        return float((lsb_residue(normalised, self._n, drop) != 0).float().mean())
+
+    def at(self, weight: Tensor, n: int) -> Tensor:
+        """Return the weight dequantized with n code bits instead of the present number, without gradient."""
+        with torch.no_grad():
+            normalised, sign, top = self._normalise(weight)
+            return self._dequantize(roundclamp(normalised, n), sign, top, n)
+
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stored codes (uint8, the weight's shape) and the scale of a code step (float32, (out,))."""
+        with torch.no_grad():
+            normalised, sign, top = self._normalise(weight)
+            code = roundclamp(normalised, self._n)
+            channels = top.flatten().expand(weight.shape[0]) if top.numel() == 1 else top.flatten()
+            if self.representation == "offset":
+                return code.to(torch.uint8), (channels * 2 / (1 << self._n)).float()
+            stored = code * sign + float(1 << self._n) if self._n else torch.zeros_like(code)
+            return stored.to(torch.uint8), (channels / (1 << self._n)).float()
+
+    def _normalise(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (weights in [0, 1], their signs, the maximum that they were divided by)."""
+        with torch.no_grad():
+            magnitude = weight.abs()
+            if self.per_channel:
+                top = magnitude.flatten(1).amax(1).reshape(-1, *[1] * (weight.dim() - 1))
+            else:
+                top = magnitude.amax().reshape([1] * weight.dim())
+            top = top.clamp_min(torch.finfo(torch.float32).tiny * 2**16)
+            if self.representation == "sign_magnitude":
+                return magnitude / top, torch.sign(weight), top
+            return weight / (2 * top) + 0.5, torch.ones_like(weight), top
+
+    def _dequantize(self, code: Tensor, sign: Tensor, top: Tensor, n: int | None = None) -> Tensor:
+        levels = float(1 << (self._n if n is None else n))
+        if self.representation == "sign_magnitude":
+            return code * sign * (top / levels)
+        return (code - levels / 2) * (2 * top / levels)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._n = int(self.levels)
+
+
+def stored_bits(representation: Representation, n: int) -> int:
+    """Return the stored bits of a weight with n code bits: the sign of sign_magnitude costs one more."""
+    return n + 1 if representation == "sign_magnitude" and n > 0 else n
