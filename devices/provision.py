@@ -200,9 +200,10 @@ def _cached(kind: str, made_from: Sequence[object], make: Callable[[Path], None]
         return folder
     with _lock(folder.parent):
         if not folder.is_dir():
-            # Whoever left these was killed: only the holder of the lock writes here.
+            # Whoever left these was killed, as only the holder of the lock writes here; where a child of it still
+            # does, the next one to come removes the rest.
             for stale in folder.parent.glob(f".{kind}-*"):
-                shutil.rmtree(stale)
+                shutil.rmtree(stale, ignore_errors=True)
             with atomic_folder(folder) as temporary:
                 make(temporary)
     return folder

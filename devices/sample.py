@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 Z = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
 
-LEAST = 400
-"""Where nearly all answers are right, the normal approximation asks for too few."""
-
 
 def enough(share: float, margin: float = 0.01) -> int:
-    """Return how many images give a share of right answers within ± margin at 95 %.
+    """Return how many images give a share of right answers within ± margin at 95 %, for an expected share p.
 
-    n = z² · p · (1 − p) / margin², for an expected share p, and at least LEAST.
+    The least n for which Wilson's interval is at most 2 · margin wide, from that width set equal:
+    n = z² · (d + √(d² + m² − 4m⁴)) / 2m² with d = p(1 − p) − 2m². It is near z² · p(1 − p) / m² unless p is near
+    0 or 1, where that would ask for too few.
     """
-    return max(LEAST, ceil(Z**2 * share * (1 - share) / margin**2))
+    spread = share * (1 - share) - 2 * margin**2
+    return ceil(Z**2 * (spread + sqrt(spread**2 + margin**2 - 4 * margin**4)) / (2 * margin**2))
 
 
 def choose(total: int, wanted: int, seed: int) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ def choose(total: int, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(total, wanted, replace=False))
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
+def wilson(right: float, n: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a share of `right` in `n` ≥ 1 trials.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927).

@@ -68,6 +68,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             labels=checkpoint.labels,
             layers=layers(model, checkpoint.sites),
             average_bits=checkpoint.average_bits,
+            budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, folder),
             parity=compared,

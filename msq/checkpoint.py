@@ -110,6 +110,8 @@ class Checkpoint(Artefact):
     activation_bits: int
     average_bits: float
     """Stored bits a weight, sign included, over all sites."""
+    budget_bits: float | None = None
+    """The budget that it was trained to."""
     paper_compression: float | None
     """32 · weights / Σ paper bits, as the papers report it; null when no bit is left."""
     accuracy: tuple[Accuracy, ...]

@@ -131,20 +131,24 @@ class BitPruner:
         return self._curvature(site) * float(change) / site.numel
 
     def _curvature(self, site: Site) -> float:
-        """Mean curvature of a layer's weights: Tr(H_l) / n_l; 1 where the Hessian is left out.
+        """Mean curvature of a layer's weights: Tr(H_l) / n_l; 1 where nothing is known of it.
 
         Away from a minimum, and with few vectors, an estimate can be negative, which would make a layer look free
         to prune: none counts as less than a hundredth of the layers' mean.
         """
-        if not self.trace:
-            return 1.0
-        means = {other.name: max(self.trace[other.name], 0.0) / other.numel for other in self.model.sites}
-        return max(means[site.name], 0.01 * sum(means.values()) / len(means))
+        means = {other.name: max(self.trace.get(other.name, 0.0), 0.0) / other.numel for other in self.model.sites}
+        mean = sum(means.values()) / len(means)
+        return max(means[site.name], 0.01 * mean) if mean > 0 else 1.0
 
     def _estimate_traces(self, loss: Callable[[], Tensor], generator: torch.Generator) -> None:
         weights = [site.weight for site in self.model.sites]
         with self.model.activations("float"):
             estimates, _ = layer_traces(loss, weights, self.rule.hessian_samples, generator)
+        if torch.distributed.is_initialized():
+            # Every process saw its own images; all must come to one decision.
+            estimates = estimates.to(weights[0].device)
+            torch.distributed.all_reduce(estimates)
+            estimates /= torch.distributed.get_world_size()
         for site, estimate in zip(self.model.sites, estimates.tolist(), strict=True):
             # Few vectors an event are noisy; the running mean over events is not.
             old = self.trace.get(site.name, estimate)

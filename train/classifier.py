@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -28,10 +29,19 @@ class Classifier(L.LightningModule):
         net: x float32 (N, C, H, W) → logits (N, classes).
         phase: how to train. loader: the training batches.
         seed: with the epoch it decides all randomness, so that an epoch can be redone exactly.
+        say: is told every epoch's record, and the seconds all epochs took so far.
     """
 
-    def __init__(self, net: nn.Module, phase: Phase, loader: BatchLoader, seed: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        phase: Phase,
+        loader: BatchLoader,
+        seed: int,
+        say: Callable[[EpochRecord, float], None],
+    ) -> None:
         super().__init__()
+        self._say = say
         self.net, self._phase, self._loader, self._seed = net, phase, loader, seed
         self.history: list[EpochRecord] = []
         self.seconds = 0.0
@@ -75,6 +85,7 @@ class Classifier(L.LightningModule):
             )
         )
         self.seconds += time.monotonic() - self._epoch_began
+        self._say(self.history[-1], self.seconds)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD and the phase's schedule. Scales, batch norms and biases are not decayed."""

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from msq import plugins
-from msq.checkpoint import Accuracy, Checkpoint, EpochRecord
+from msq.checkpoint import Accuracy, Checkpoint
 from msq.checksums import sha256_of
 from msq.errors import TrainingError
-from msq.recipe import RecipeFile
+from msq.recipe import Recipe, RecipeFile
 from train import data as datasets
 from train import models
 from train.classifier import count_correct
@@ -27,7 +27,7 @@ from train.data.loader import BatchLoader
 from train.package import write_checkpoint
 from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
-from train.trainer import run_phase
+from train.trainer import PhaseResult, rank_of_this_process, run_phase
 
 CALIBRATION_BATCHES = 8
 TEST_BATCH = 500
@@ -42,7 +42,9 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     Raises:
         RecipeError, BudgetError, DataError, TrainingError, StorageError.
     """
+    first = rank_of_this_process() == 0
     console = console or Console(stderr=True)
+    console.quiet = console.quiet or not first
     recipe = recipe_file.recipe
     method: Any = plugins.load("train.methods", recipe.method.name, "method")
     options = recipe_file.options("method", method.Options)
@@ -56,24 +58,11 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     # A budget that cannot be met is refused before an hour of float training, not after it.
     method.phase(method.wrap(copy.deepcopy(net), options, recipe.activations, data.input), options, recipe.budget, 0)
 
-    history: tuple[EpochRecord, ...] = ()
-    seconds = 0.0
-    base = recipe.model_dump(mode="json", include={"data", "model", "float_run", "seed", "precision", "devices"})
-    base |= {"data_sha256": data.id().sha256, "nodes": recipe.nodes, "torch": torch.__version__}
-    float_folder = work / f"float-{_key(base)}"
-    float_phase = Phase(
-        "float",
-        recipe.float_run.epochs,
-        recipe.float_run.learning_rate,
-        recipe.float_run.weight_decay,
-        recipe.float_run.label_smoothing,
+    key = recipe.model_dump(
+        mode="json", include={"data", "model", "float_run", "seed", "precision", "devices", "nodes"}
     )
-    if recipe.float_run.checkpoint is not None:
-        _load_weights(net, recipe.float_run.checkpoint)
-        base["float_sha256"] = sha256_of(recipe.float_run.checkpoint)
-    else:
-        result = run_phase(net, float_phase, data, recipe, recipe.float_run.batch_size, float_folder, console)
-        history, seconds = result.history, result.seconds
+    key |= {"data_sha256": data.id().sha256, "torch": torch.__version__, "train_sha256": _sources_sha256()}
+    before = _float_run(net, data, recipe, work, key, console)
     tests = BatchLoader.testing(data, TEST_BATCH)
     n = len(data.test_labels)
     float_correct = count_correct(net, tests)
@@ -85,10 +74,9 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     model = method.wrap(net, options, recipe.activations, data.input)
     calibrate(model, data, recipe.seed)
     phase = method.phase(model, options, recipe.budget, recipe.seed)
-    sections = {"method", "budget", "activations"}
-    method_key = base | recipe.model_dump(mode="json", include=sections)
-    method_folder = work / f"{recipe.method.name}-{_key(method_key)}"
-    result = run_phase(model, phase, data, recipe, recipe.float_run.batch_size, method_folder, console)
+    key |= recipe.model_dump(mode="json", include={"method", "budget", "activations"})
+    folder = work / f"{recipe.method.name}-{_digest(key)}"
+    result = run_phase(model, phase, data, recipe, recipe.float_run.batch_size, folder, console)
     correct = count_correct(model, tests)
     console.print(f"{phase.name} {correct / n:.2%} at {model.average_bits:.2f} stored bits a weight", highlight=False)
     accuracy = (
@@ -96,17 +84,26 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
         Accuracy(what="ptq8", correct=ptq8_correct, n=n),
         Accuracy(what="msq", correct=correct, n=n),
     )
-    return write_checkpoint(
-        model,
-        data,
-        recipe,
-        hashlib.sha256(recipe_file.text.encode()).hexdigest(),
-        accuracy,
-        (*history, *result.history),
-        result.measures,
-        seconds + result.seconds,
-        out,
-    )
+    if first:
+        sha256 = hashlib.sha256(recipe_file.text.encode()).hexdigest()
+        history, seconds = (*before.history, *result.history), before.seconds + result.seconds
+        write_checkpoint(model, data, recipe, sha256, accuracy, history, result.measures, seconds, out)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return Checkpoint.open(out)
+
+
+def _float_run(
+    net: nn.Module, data: Dataset, recipe: Recipe, work: Path, key: dict[str, Any], console: Console
+) -> PhaseResult:
+    """Train `net` in place, or load the weights that the recipe gives; these become part of the key."""
+    wanted = recipe.float_run
+    if wanted.checkpoint is not None:
+        _load_weights(net, wanted.checkpoint)
+        key["float_sha256"] = sha256_of(wanted.checkpoint)
+        return PhaseResult(history=(), seconds=0.0, measures={})
+    phase = Phase("float", wanted.epochs, wanted.learning_rate, wanted.weight_decay, wanted.label_smoothing)
+    return run_phase(net, phase, data, recipe, wanted.batch_size, work / f"float-{_digest(key)}", console)
 
 
 def calibrate(model: QuantizedModel, data: Dataset, seed: int) -> None:
@@ -134,5 +131,14 @@ def _load_weights(net: nn.Module, path: Path) -> None:
         raise TrainingError(f"{path}: does not fit the model: {reason[:200]}", hint=hint) from None
 
 
-def _key(values: dict[str, Any]) -> str:
+def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sources_sha256() -> str:
+    """Return a digest of this package's code: what another code trained is not taken up."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

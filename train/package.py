@@ -1,6 +1,7 @@
 """Writes the checkpoint: the trained net as a program that needs no model code, its integers, and its record."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -68,7 +69,10 @@ def write_checkpoint(
             program = torch.export.export(
                 _freeze(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
             )
-        torch.export.save(program, folder / PROGRAM_FILE)
+        with warnings.catch_warnings():
+            # It looks for whole tensors among views on other devices; all of these are whole and on the CPU.
+            warnings.filterwarnings("ignore", message="No complete tensor found")
+            torch.export.save(program, folder / PROGRAM_FILE)
         paper = sum(site.paper_bits * int(np.prod(site.shape)) for site in sites)
         checkpoint = Checkpoint(
             recipe=recipe.name,
@@ -80,6 +84,7 @@ def write_checkpoint(
             sites=sites,
             activation_bits=recipe.activations.bits,
             average_bits=average_bits,
+            budget_bits=recipe.budget.average_bits,
             paper_compression=32 * weights / paper if paper else None,
             accuracy=accuracy,
             history=history,
@@ -133,7 +138,7 @@ def _freeze(model: QuantizedModel) -> fx.GraphModule:
         quantizer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(quantizer, ActivationQuantizer):
             continue
-        scale = float(quantizer.scale)
+        scale = float(quantizer.scale.detach())
         if not scale > 0:
             raise TrainingError(
                 f"the scale of activation {node.name} is {scale} after training",

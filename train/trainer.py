@@ -1,6 +1,8 @@
 """Runs one phase under Lightning, and takes up an interrupted one where its last whole epoch ended."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -18,6 +20,12 @@ from train.data.dataset import Dataset
 from train.data.loader import BatchLoader
 from train.schedule import Phase
 
+# Lightning greets, advertises and, under this release of torch, deprecates; its warnings proper still show.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=DeprecationWarning)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
 _RESULT = "result.json"
 _WEIGHTS = "weights.pt"
 
@@ -28,24 +36,6 @@ class PhaseResult(Artefact):
     history: tuple[EpochRecord, ...]
     seconds: float
     measures: dict[str, tuple[float | None, float | None]]
-
-
-class EpochLines(L.Callback):
-    """One line an epoch, for those who read a log and not a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print the epoch's record."""
-        assert isinstance(pl_module, Classifier)
-        if trainer.is_global_zero and pl_module.history:
-            record = pl_module.history[-1]
-            self._console.print(
-                f"{record.phase} epoch {record.epoch + 1}/{trainer.max_epochs}: loss {record.loss:.4f}, "
-                f"{record.average_bits:.2f} bits a weight, {pl_module.seconds:.0f} s so far",
-                highlight=False,
-            )
 
 
 def run_phase(
@@ -65,9 +55,18 @@ def run_phase(
     if (folder / _RESULT).is_file():
         net.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
         return PhaseResult.read(folder / _RESULT)
-    rank, world = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))), recipe.devices * recipe.nodes
-    loader = BatchLoader.training(data, batch_size, seed=recipe.seed, rank=rank, world_size=world)
-    module = Classifier(net, phase, loader, recipe.seed)
+    rank, processes = rank_of_this_process(), recipe.devices * recipe.nodes
+    loader = BatchLoader.training(data, batch_size, seed=recipe.seed, rank=rank, world_size=processes)
+
+    def say(record: EpochRecord, seconds: float) -> None:
+        if rank == 0:
+            console.print(
+                f"{record.phase} epoch {record.epoch + 1}/{phase.epochs}: loss {record.loss:.4f}, "
+                f"{record.average_bits:.2f} bits a weight, {seconds:.0f} s so far",
+                highlight=False,
+            )
+
+    module = Classifier(net, phase, loader, recipe.seed, say)
     last = folder / "last.ckpt"
     trainer = L.Trainer(
         max_epochs=phase.epochs,
@@ -84,8 +83,6 @@ def run_phase(
         default_root_dir=folder,
         callbacks=[
             *phase.callbacks,
-            EpochLines(console),
-            # Last, so that what it saves holds what the others did at the end of the epoch.
             ModelCheckpoint(
                 dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             ),
@@ -101,6 +98,12 @@ def run_phase(
         with atomic_file(folder / _WEIGHTS) as temporary:
             torch.save(net.state_dict(), temporary)
         result.write(folder / _RESULT)
-    trainer.strategy.barrier()
     net.cpu()
+    # Batch norms saw other images on every process; what goes on from here is the first one's net, everywhere.
+    net.load_state_dict(trainer.strategy.broadcast(net.state_dict()))
     return result
+
+
+def rank_of_this_process() -> int:
+    """Return which of the processes that train together this is, 0 where it trains alone."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))

@@ -198,12 +198,11 @@ def _quantize(graph: _Graph, node: Quantize) -> None:
 
 def _dequantize(graph: _Graph, node: Dequantize) -> None:
     source = graph.model.tensors[node.inputs[0]]
-    is_map = len(source.shape) == 3
-    result = graph.add(
-        "DequantizeLinear", [source.name, *graph.grid(source)], f"{node.output}/nchw" if is_map else node.output
-    )
-    if is_map:
-        graph.add("Transpose", [result], node.output, perm=[0, 2, 3, 1])
+    codes = source.name
+    if len(source.shape) == 3:
+        # Codes are transposed, not reals: ONNX Runtime 1.31 spoils a transposition behind the DequantizeLinear.
+        codes = graph.add("Transpose", [codes], f"{node.output}/nhwc", perm=[0, 2, 3, 1])
+    graph.add("DequantizeLinear", [codes, *graph.grid(source)], node.output)
 
 
 def _weighted(graph: _Graph, node: Conv2d | Linear, shape: tuple[int, ...], **attributes: Any) -> None:

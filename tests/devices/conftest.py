@@ -1,12 +1,16 @@
 """A small real bundle, built by hand: a residual net with random weights, so that these tests need no training."""
 
-import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import runtimes
+from devices import transport as transports
+from devices.profile import profiles
+from devices.transport import Transport
 from export.lowerings import lowering
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Layer, Manifest, Parity, Sizes
 from msq.checkpoint import Accuracy, DataId, InputSpec
@@ -140,21 +144,6 @@ def write_bundle(folder: Path, runtime: str, model: IntegerModel, images: np.nda
     return folder
 
 
-def alter(file: Path) -> None:
-    """Flip one bit in the middle of a file."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def reseal(bundle: Path) -> None:
-    """Bring the manifest's checksums up to date with the bundle's files, as if they had been exported so."""
-    path = bundle / MANIFEST_FILE
-    manifest = json.loads(path.read_text())
-    manifest["files"] = {name: sha256_of(bundle / name) for name in manifest["files"]}
-    path.write_text(json.dumps(manifest))
-
-
 @pytest.fixture(scope="session")
 def pictures() -> np.ndarray:
     """300 images of coloured noise, uint8 (n, 9, 9, 2): unlike enough to fall into several classes."""
@@ -181,3 +170,18 @@ def runtime(request: pytest.FixtureRequest) -> str:
 def bundle(tmp_path_factory: pytest.TempPathFactory, runtime: str, pictures: np.ndarray) -> Path:
     """The small bundle for `runtime`."""
     return write_bundle(tmp_path_factory.mktemp("bundles") / "small", runtime, small_model(), pictures[:4])
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Path:
+    """The small bundle for the runtime "reference", for what does not depend on the runtime."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "plain", "reference", small_model(), pictures[:4])
+
+
+@pytest.fixture(params=transports.names())
+def device(request: pytest.FixtureRequest) -> Iterator[Transport]:
+    """A prepared device of every transport that there is, with numpy and nothing else."""
+    found = next(found for found in profiles() if found.transport == request.param)
+    with closing(transports.transport(request.param)) as transport:
+        transport.prepare(found, [])
+        yield transport

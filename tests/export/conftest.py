@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ if not torch._C._dispatch_has_kernel_for_dispatch_key(CACHEMASK, "Meta"):
 
 
 class FakeQuantize(nn.Module):
-    """Marks an int8 tensor. The scale is set by `calibrate`."""
+    """Marks an int8 tensor. Its scale is set by the first batch that it sees."""
 
     def __init__(self, zero_point: int = 0, low: int = 0, high: int = 255) -> None:
         super().__init__()
@@ -56,7 +57,12 @@ def signed() -> FakeQuantize:
 
 
 class Residual(nn.Module):
-    """A basic block whose shortcut is a strided 1 × 1 convolution, or nothing."""
+    """A basic block whose shortcut is a strided 1 × 1 convolution, or nothing.
+
+    round_operands makes its addition round as the integer model's does; it is no part of what is exported.
+    """
+
+    round_operands = False
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -74,7 +80,11 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(torch.relu(self.bn1(self.conv1(x))))
         y = self.act2(self.bn2(self.conv2(y)))
-        y += self.shortcut(x)
+        shortcut = self.shortcut(x)
+        if self.round_operands:
+            step = self.act3.scale
+            y, shortcut = (y / step).round() * step, (shortcut / step).round() * step
+        y += shortcut
         return self.act3(nn.functional.relu(y, inplace=True))
 
 
@@ -222,15 +232,27 @@ def write_checkpoint(folder: Path, net: nn.Module, widths: Sequence[int] = (8, 4
     return folder
 
 
-Maker = Callable[..., Path]
+@pytest.fixture
+def nets() -> SimpleNamespace:
+    """The nets of this file, and the marker of int8 tensors."""
+    return SimpleNamespace(
+        Residual=ResidualNet,
+        Flattening=FlatteningNet,
+        Map=MapNet,
+        FakeQuantize=FakeQuantize,
+        signed=signed,
+        MEAN=MEAN,
+        STD=STD,
+    )
 
 
 @pytest.fixture
-def make_checkpoint(tmp_path: Path) -> Maker:
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Return a function from a net to its checkpoint folder."""
 
-    def make(net: nn.Module, widths: Sequence[int] = (8, 4, 3, 2, 1), name: str = "checkpoint") -> Path:
-        return write_checkpoint(tmp_path / name, net, widths)
+    def make(net: nn.Module, widths: Sequence[int] = (8, 4, 3, 2, 1)) -> Path:
+        randomise(net)
+        return write_checkpoint(tmp_path / "checkpoint", net, widths)
 
     return make
 

@@ -1,0 +1,160 @@
+import shutil
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+
+from devices.measure import measure, prepare
+from devices.sample import wilson
+from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Manifest
+from msq.checksums import sha256_of
+from msq.errors import BundleError, ParityError, UsageError
+from msq.measurement import Measurement
+from msq.provenance import Kind
+
+
+@pytest.fixture(scope="module")
+def emulated(bundle: Path, evaluation: Path, runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Measurement:
+    out = tmp_path_factory.mktemp("measurement") / "raspberrypi.json"
+    found = measure(bundle, evaluation, "raspberrypi", runtime, out=out)
+    assert Measurement.read(out) == found
+    return found
+
+
+@pytest.fixture(scope="module")
+def local(bundle: Path, evaluation: Path, runtime: str) -> Measurement:
+    return measure(bundle, evaluation, "local", runtime)
+
+
+def test_an_emulator_yields_no_time_and_no_memory(emulated: Measurement):
+    assert emulated.device.engine == "qemu-user"
+    assert emulated.latency_seconds == ()
+    assert not {name for name in emulated.figures if name.startswith(("latency", "peak"))}
+    assert "seconds" not in {figure.unit for figure in emulated.figures.values()}
+
+
+def test_figures_say_where_they_come_from(emulated: Measurement, local: Measurement):
+    assert emulated.figures["top1"].kind is Kind.EMULATED
+    assert local.figures["top1"].kind is Kind.MEASURED_HOST
+    assert local.figures["latency_p50"].kind is Kind.MEASURED_HOST
+    for found in (emulated, local):
+        assert found.figures["model_bytes"].kind is Kind.ARTEFACT
+        assert found.figures["resident_weight_bytes"].kind is Kind.MODELLED
+
+
+def test_device_and_host_agree_on_every_image(emulated: Measurement, local: Measurement):
+    assert emulated.predictions == local.predictions
+    assert emulated.parity == local.parity
+    assert emulated.parity.equal_to_host and emulated.parity.max_lsb_to_oracle <= 1
+
+
+def test_top1_is_the_share_of_right_predictions_with_wilsons_interval(emulated: Measurement, evaluation: Path):
+    labels = np.load(evaluation / "labels.npy")
+    assert [found.label for found in emulated.predictions] == labels[[p.index for p in emulated.predictions]].tolist()
+    right = sum(found.label == found.predicted for found in emulated.predictions)
+    top1 = emulated.figures["top1"]
+    assert (top1.value, top1.n) == (right / 300, 300)
+    assert (top1.low, top1.high) == wilson(right, 300)
+
+
+def test_the_environment_is_what_was_observed(emulated: Measurement, local: Measurement, runtime: str):
+    assert (emulated.environment.machine, local.environment.emulator) == ("aarch64", None)
+    assert emulated.environment.emulator and emulated.environment.emulator.endswith("-cpu cortex-a72")
+    assert emulated.environment.libraries["numpy"] == np.__version__
+    assert emulated.runtime_version == local.runtime_version == emulated.environment.libraries[runtime]
+
+
+def test_latency_has_every_sample_and_its_quantiles(local: Measurement):
+    assert local.figures["latency_p50"].n == len(local.latency_seconds) == 200
+    assert local.figures["latency_p50"].value == pytest.approx(median(local.latency_seconds))
+    assert local.figures["latency_p50"].value <= local.figures["latency_p90"].value
+
+
+def test_a_subset_is_drawn_by_its_seed_and_recorded(plain: Path, evaluation: Path):
+    draws = [measure(plain, evaluation, "local", "reference", images=20, seed=seed) for seed in (0, 0, 1)]
+    indices = [[found.index for found in draw.predictions] for draw in draws]
+    assert indices[0] == indices[1] != indices[2]
+    assert len(set(indices[0])) == draws[0].figures["top1"].n == 20
+
+
+def reseal(bundle: Path) -> None:
+    manifest = Manifest.read(bundle / MANIFEST_FILE)
+    files = {name: sha256_of(bundle / name) for name in manifest.files}
+    manifest.model_copy(update={"files": files}).write(bundle / MANIFEST_FILE)
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def with_difference(bundle: Path, tensor: str, lsb: int, *, host_agrees: bool) -> Path:
+    with np.load(bundle / GOLDEN_FILE) as archive:
+        golden = dict(archive)
+    oracle = golden[f"oracle/{tensor}"]
+    if host_agrees:
+        golden[f"host/{tensor}"] = oracle.copy()
+    oracle.flat[0] += lsb if oracle.flat[0] < 100 else -lsb
+    np.savez(bundle / GOLDEN_FILE, **golden)
+    reseal(bundle)
+    return bundle
+
+
+def test_outputs_that_differ_from_the_hosts_are_a_parity_error(copy: Path, evaluation: Path, runtime: str, tmp_path):
+    other = with_difference(copy, "second", 1, host_agrees=False)
+    with pytest.raises(ParityError, match=r"differ from the exporting host's \(operators: conv2d by 1 LSB\)"):
+        measure(other, evaluation, "local", runtime, images=4, out=tmp_path / "m.json")
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_outputs_far_from_the_oracle_are_a_parity_error(copy: Path, evaluation: Path, runtime: str):
+    with pytest.raises(ParityError, match=r"differ from the oracle's \(operators: add by 2 LSB\)"):
+        measure(with_difference(copy, "summed", 2, host_agrees=True), evaluation, "local", runtime, images=4)
+
+
+def test_a_stock_operator_may_be_one_lsb_from_the_oracle_and_is_named(copy: Path, evaluation: Path, runtime: str):
+    other = with_difference(copy, "summed", 1, host_agrees=True)
+    if runtime == "reference":
+        with pytest.raises(ParityError):
+            measure(other, evaluation, "local", runtime, images=4)
+    else:
+        found = measure(other, evaluation, "local", runtime, images=4)
+        assert (found.parity.equal_to_host, found.parity.differing) == (True, {"add": 1})
+
+
+def test_an_altered_bundle_is_refused_before_anything_is_set_up(plain: Path, tmp_path: Path, evaluation: Path):
+    copy = Path(shutil.copytree(plain, tmp_path / "copy"))
+    with (copy / "weights.bin").open("r+b") as stream:
+        stream.write(b"\xff\x00\xff")
+    with pytest.raises(BundleError, match=r"weights\.bin: sha256"):
+        measure(copy, evaluation, "raspberrypi", "reference")
+
+
+def test_a_bundle_for_another_runtime_is_refused(bundle: Path, evaluation: Path, runtime: str):
+    other = "reference" if runtime == "onnxruntime" else "onnxruntime"
+    with pytest.raises(UsageError, match=f"runtime '{other}' reads bundles lowered to") as caught:
+        measure(bundle, evaluation, "local", other)
+    assert f"export the checkpoint for {other}" in caught.value.hint
+
+
+def test_unknown_names_are_refused(plain: Path, evaluation: Path):
+    with pytest.raises(UsageError, match="unknown device 'toaster'"):
+        measure(plain, evaluation, "toaster", "reference")
+    with pytest.raises(UsageError, match="unknown runtime 'crayon'"):
+        prepare("local", "crayon")
+
+
+def test_an_evaluation_set_that_does_not_fit_is_refused(plain: Path, tmp_path: Path):
+    with pytest.raises(BundleError, match=r"images\.npy: missing"):
+        measure(plain, tmp_path, "local", "reference")
+    np.save(tmp_path / "images.npy", np.zeros((3, 4, 4, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros(3, np.int64))
+    with pytest.raises(BundleError, match=r"the bundle wants uint8 \(n, 9, 9, 2\)"):
+        measure(plain, tmp_path, "local", "reference")
+    np.save(tmp_path / "images.npy", np.zeros((2, 9, 9, 2), np.uint8))
+    with pytest.raises(BundleError, match="2 images and labels of shape"):
+        measure(plain, tmp_path, "local", "reference")
+    (tmp_path / "images.npy").write_bytes(b"not an array")
+    with pytest.raises(BundleError, match=r"images\.npy: missing or not a \.npy file"):
+        measure(plain, tmp_path, "local", "reference")

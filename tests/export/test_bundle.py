@@ -1,0 +1,147 @@
+"""A checkpoint becomes a bundle: whole, verifiable, within its size, the same bytes every time; or nothing."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import runtimes
+from export.bundle import export
+from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest
+from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, PROGRAM_FILE
+from msq.errors import BudgetError, BundleError, LoweringError, UsageError
+from msq.packing import packed_size
+
+
+@pytest.fixture(scope="module", params=runtimes.names())
+def bundle(request: pytest.FixtureRequest, residual_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the residual net for each runtime."""
+    out = tmp_path_factory.mktemp(request.param) / "bundle"
+    export(residual_checkpoint, out, request.param)
+    return out
+
+
+def runtime_of(manifest: Manifest) -> str:
+    (name,) = (name for name in runtimes.names() if manifest.lowering == runtimes.adapter(name).LOWERING)
+    return name
+
+
+def test_every_file_of_a_bundle_is_in_its_manifest_and_verifies(bundle: Path):
+    manifest = Manifest.open(bundle)
+    assert set(manifest.files) | {MANIFEST_FILE} == {path.name for path in bundle.iterdir()}
+
+
+def test_a_bundle_runs_and_gives_its_golden_outputs(bundle: Path):
+    manifest = Manifest.open(bundle)
+    golden = np.load(bundle / GOLDEN_FILE)
+    found = runtimes.adapter(runtime_of(manifest)).load(bundle, 1).tensors(golden["input"])
+    expected = {name.removeprefix("oracle/"): golden[name] for name in golden.files if name.startswith("oracle/")}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_parity_is_bit_exact_and_the_oracle_is_faithful_to_training(bundle: Path):
+    manifest = Manifest.open(bundle)
+    assert (manifest.parity.max_lsb, manifest.parity.differing) == (0, {})
+    assert manifest.parity.values > 10_000
+    assert manifest.fidelity is not None
+    assert manifest.fidelity.agreeing >= 0.95 * manifest.fidelity.images
+
+
+def test_golden_inputs_are_the_first_test_images_preprocessed(bundle: Path, residual_checkpoint: Path, nets):
+    images = np.load(residual_checkpoint / IMAGES_FILE)[:4].astype(np.float64)
+    expected = (images / 255 - np.array(nets.MEAN)) / np.array(nets.STD)
+    found = np.load(bundle / GOLDEN_FILE)["input"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_sizes_are_those_of_the_files_and_within_the_limit(bundle: Path):
+    manifest = Manifest.open(bundle)
+    sizes = manifest.sizes
+    model_file = {"onnx": "model.onnx", "integer": "model.json"}[manifest.lowering]
+    assert sizes.model_bytes == sum((bundle / name).stat().st_size for name in (model_file, "weights.bin"))
+    assert sizes.weight_bytes == -(-sum(layer.bits * layer.weights for layer in manifest.layers) // 8)
+    assert sizes.model_bytes <= sizes.limit_bytes <= 1.02 * (sizes.weight_bytes + sizes.parameter_bytes) + 32 * 1024
+    for layer in manifest.layers:
+        assert layer.packed_bytes == packed_size(layer.shape[0], int(np.prod(layer.shape[1:])), layer.bits)
+
+
+def test_labels_and_card_tell_people_what_the_model_is(bundle: Path):
+    assert json.loads((bundle / LABELS_FILE).read_text()) == list("abcde")
+    card = (bundle / CARD_FILE).read_text(encoding="utf-8")
+    assert "| float | 83.33 % | 80 | 96 |" in card
+    assert "| block2.shortcut.0 | conv2d |" in card
+
+
+def test_the_tar_holds_the_folder(bundle: Path, tmp_path: Path):
+    with tarfile.open(bundle.with_name("bundle.tar")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert Manifest.open(tmp_path / "bundle") == Manifest.open(bundle)
+
+
+def test_exporting_again_gives_identical_bytes(bundle: Path, residual_checkpoint: Path, tmp_path: Path):
+    export(residual_checkpoint, tmp_path / "bundle", runtime_of(Manifest.open(bundle)))
+    assert (tmp_path / "bundle.tar").read_bytes() == bundle.with_name("bundle.tar").read_bytes()
+
+
+def test_an_altered_bundle_is_refused_by_the_file_s_name(residual_checkpoint: Path, tmp_path: Path):
+    export(residual_checkpoint, tmp_path / "bundle", "reference")
+    path = tmp_path / "bundle" / "weights.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights\.bin: sha256"):
+        Manifest.open(tmp_path / "bundle")
+
+
+def test_a_truncated_checkpoint_is_refused_by_the_file_s_name(nets, make_checkpoint, tmp_path: Path):
+    folder = make_checkpoint(nets.Map())
+    program = folder / PROGRAM_FILE
+    program.write_bytes(program.read_bytes()[:-100])
+    with pytest.raises(BundleError, match=r"program\.pt2: sha256"):
+        export(folder, tmp_path / "bundle", "reference")
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(BundleError, match=CHECKPOINT_FILE):
+        export(tmp_path, tmp_path / "bundle", "reference")
+
+
+def test_an_unknown_runtime_is_refused_with_those_there_are(residual_checkpoint: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="onnxruntime, reference"):
+        export(residual_checkpoint, tmp_path / "bundle", "onnxruntim")
+
+
+def test_a_refused_model_leaves_no_bundle(nets, make_checkpoint, tmp_path: Path):
+    net = nets.Map()
+    net.conv[1] = nn.Tanh()
+    with pytest.raises(LoweringError, match=r"conv\.1: operator aten\.tanh"):
+        export(make_checkpoint(net), tmp_path / "out" / "bundle", "onnxruntime")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_larger_than_its_bits_allow_is_refused(nets, make_checkpoint, tmp_path: Path):
+    class Wide(nn.Module):
+        """Depthwise layers: nine weights an output fill a block of 32 inputs badly."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.image = nets.signed()
+            self.expand = nn.Sequential(nn.Conv2d(3, 1024, 1), nets.signed())
+            self.depthwise = nn.Sequential(nn.Conv2d(1024, 1024, 3, 3, groups=1024), nn.ReLU(), nets.FakeQuantize())
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nets.FakeQuantize(), nn.Flatten())
+            self.fc = nn.Sequential(nn.Linear(1024, 5), nets.signed())
+
+        def forward(self, x):
+            return self.fc(self.pool(self.depthwise(self.expand(self.image(x)))))
+
+    torch.manual_seed(0)
+    with pytest.raises(BudgetError, match="more than the"):
+        export(make_checkpoint(Wide(), (8,)), tmp_path / "bundle", "onnxruntime")
+    assert not (tmp_path / "bundle").exists()

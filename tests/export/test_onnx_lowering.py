@@ -1,0 +1,284 @@
+"""The ONNX lowering against the oracle, in stock ONNX Runtime and in onnx's own evaluator."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+import runtimes
+from export.lowerings import _functions, lowering
+from msq.errors import LoweringError
+from msq.integer_model import (
+    Add,
+    AveragePool,
+    Conv2d,
+    Dequantize,
+    Flatten,
+    IntegerModel,
+    Linear,
+    MaxPool,
+    Node,
+    Quantize,
+    Tensor,
+    Weight,
+)
+from msq.packing import ATOM
+
+WHOLE = (-128, 127)
+
+
+class Chain:
+    """A random integer model, built operation by operation."""
+
+    def __init__(self, seed: int, shape: tuple[int, int, int]) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.tensors = {"input": Tensor("input", shape, "float32")}
+        self.nodes: list[Node] = []
+        self.last = self._add(Quantize, ("input",), self._grid(shape, 0.05), clamp=WHOLE)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensors[self.last].shape
+
+    def _grid(self, shape: tuple[int, ...], scale: float | None = None) -> Tensor:
+        scale = float(np.float32(scale or self.rng.uniform(0.01, 0.2)))
+        return Tensor(f"t{len(self.nodes)}", shape, "int8", scale, int(self.rng.integers(-128, 128)))
+
+    def _same_grid(self, shape: tuple[int, ...]) -> Tensor:
+        before = self.tensors[self.last]
+        return Tensor(f"t{len(self.nodes)}", shape, "int8", before.scale, before.zero_point)
+
+    def _clamp(self) -> tuple[int, int]:
+        if self.rng.random() < 0.5:
+            return WHOLE
+        return int(self.rng.integers(-128, 0)), int(self.rng.integers(1, 128))
+
+    def _add(self, kind: type[Node], inputs: tuple[str, ...], out: Tensor, **options: object) -> str:
+        name = f"n{len(self.nodes)}"
+        self.tensors[out.name] = out
+        self.nodes.append(kind(name, inputs, out.name, f"net.{name}", **options))
+        self.last = out.name
+        return out.name
+
+    def _weight(self, shape: tuple[int, ...], bits: int, scale: float) -> tuple[Weight, np.ndarray]:
+        a, z = (
+            [(1, 2 ** (bits - 1)), (2, 2**bits - 1)][int(self.rng.integers(2)) if bits < 8 else 0] if bits else (1, 0)
+        )
+        codes = self.rng.integers(0, 2**bits, shape).astype(np.uint8)
+        scales = (self.rng.uniform(0.2, 1, shape[0]) * self.rng.choice([-1, 1], shape[0]) * scale).astype(np.float32)
+        bias = self.rng.integers(-2000, 2000, shape[0]).astype(np.int32)
+        return Weight.from_codes(codes, bits, a, z, scales), bias
+
+    def conv(self, bits, outputs, kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1), groups=1):
+        height, width, channels = self.shape
+        rows = (height + padding[0] + padding[2] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+        columns = (width + padding[1] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+        scale = 0.2 / 2 ** max(bits - 1, 0) / np.sqrt(np.prod(kernel) * channels / groups)
+        weight, bias = self._weight((outputs, *kernel, channels // groups), bits, scale)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "clamp": self._clamp()}
+        return self._add(
+            Conv2d, (self.last,), self._grid((rows, columns, outputs)), weight=weight, bias=bias, **options
+        )
+
+    def linear(self, bits: int, outputs: int) -> str:
+        weight, bias = self._weight((outputs, *self.shape), bits, 0.1 / 2 ** max(bits - 1, 0))
+        out = self._grid((outputs,))
+        return self._add(Linear, (self.last,), out, weight=weight, bias=bias, clamp=self._clamp())
+
+    def add(self, other: str) -> str:
+        return self._add(Add, (self.last, other), self._grid(self.shape), clamp=self._clamp())
+
+    def average_pool(self) -> str:
+        return self._add(AveragePool, (self.last,), self._grid((1, 1, self.shape[2])), clamp=self._clamp())
+
+    def max_pool(self, kernel: int, stride: int, padding: int) -> str:
+        rows, columns = ((size + 2 * padding - kernel) // stride + 1 for size in self.shape[:2])
+        out = self._same_grid((rows, columns, self.shape[2]))
+        options = {"kernel": (kernel, kernel), "stride": (stride, stride), "padding": (padding,) * 4}
+        return self._add(MaxPool, (self.last,), out, **options)
+
+    def flatten(self) -> str:
+        return self._add(Flatten, (self.last,), self._same_grid((int(np.prod(self.shape)),)))
+
+    def model(self) -> IntegerModel:
+        self.tensors["output"] = Tensor("output", self.shape, "float32")
+        last = Dequantize("last", (self.last,), "output", "")
+        return IntegerModel(self.tensors, (*self.nodes, last), "input", "output")
+
+    def images(self, count: int = 2) -> np.ndarray:
+        return self.rng.normal(0, 4, (count, *self.tensors["input"].shape)).astype(np.float32)
+
+
+def assert_equal_in_onnxruntime(chain: Chain) -> None:
+    """Compare every tensor of stock ONNX Runtime with the oracle's, bit for bit."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model = chain.model().save(folder)
+        lowering("onnx").lower(model, folder)
+        images = chain.images()
+        oracle = runtimes.adapter("reference").load(folder, 1).tensors(images)
+        session = runtimes.adapter("onnxruntime").load(folder, 1)
+        found = session.tensors(images)
+        assert found.keys() == oracle.keys()
+        for node in model.nodes:
+            np.testing.assert_array_equal(found[node.output], oracle[node.output], err_msg=f"{node.kind} {node}")
+        np.testing.assert_array_equal(session.run(images), oracle["output"])
+
+
+widths = st.integers(0, 8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(5, 9), st.integers(5, 9), st.integers(1, 4)),
+    bits=st.tuples(*[widths] * 4),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+    grouping=st.sampled_from(["plain", "grouped", "depthwise"]),
+    pool=st.sampled_from(["average", "max", "none"]),
+)
+def test_onnxruntime_equals_the_oracle_bit_for_bit(
+    seed, shape, bits, kernel, stride, dilation, padding, grouping, pool
+):
+    chain = Chain(seed, shape)
+    chain.conv(bits[0], 4)
+    groups = {"plain": 1, "grouped": 2, "depthwise": 4}[grouping]
+    chain.conv(bits[1], 8, kernel, stride, padding, dilation, groups)
+    left = chain.last
+    chain.conv(bits[2], 8)
+    chain.add(left)
+    if pool == "average":
+        chain.average_pool()
+    elif pool == "max" and min(chain.shape[:2]) > 1:
+        chain.max_pool(2, 2, 1)
+    chain.flatten()
+    chain.linear(bits[3], 5)
+    assert_equal_in_onnxruntime(chain)
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_every_width_runs_in_convolutions_and_linear_layers(bits: int):
+    chain = Chain(bits, (6, 6, 5))
+    chain.conv(bits, 19)
+    chain.conv(bits, 19, groups=19)
+    chain.flatten()
+    chain.linear(bits, 17)
+    assert_equal_in_onnxruntime(chain)
+
+
+def test_a_map_may_be_the_output():
+    chain = Chain(3, (6, 5, 2))
+    chain.conv(4, 3)
+    assert_equal_in_onnxruntime(chain)
+
+
+def test_an_operand_may_be_added_to_itself():
+    chain = Chain(4, (4, 4, 2))
+    chain.add(chain.last)
+    assert_equal_in_onnxruntime(chain)
+
+
+@pytest.fixture
+def lowered(tmp_path: Path) -> Path:
+    """The folder of a lowered model with layers of several widths, an addition and both pools."""
+    chain = Chain(0, (12, 12, 3))
+    chain.conv(7, 16)
+    left = chain.last
+    chain.conv(3, 16)
+    chain.add(left)
+    chain.max_pool(2, 2, 0)
+    chain.conv(0, 16, groups=16)
+    chain.conv(5, 32)
+    chain.average_pool()
+    chain.flatten()
+    chain.linear(2, 10)
+    model = chain.model().save(tmp_path)
+    lowering("onnx").lower(model, tmp_path)
+    return tmp_path
+
+
+def test_stock_onnxruntime_folds_the_unpacking_into_int8_weights(lowered: Path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(lowered / "optimised.onnx")
+    onnxruntime.InferenceSession(str(lowered / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(lowered / "optimised.onnx").graph
+    constants = {initializer.name: initializer for initializer in graph.initializer}
+    unpacking = {"BitShift", "BitwiseAnd", "BitwiseOr", "Slice", "Cast", "Mul", "Sub", "ConstantOfShape", "Unsqueeze"}
+    assert not unpacking & {node.op_type for node in graph.node}
+    convolutions = [node for node in graph.node if node.op_type == "QLinearConv"]
+    assert len(convolutions) == 6
+    for node in convolutions:
+        assert constants[node.input[3]].data_type == onnx.TensorProto.INT8
+
+
+def test_every_weighted_layer_is_one_packed_operator(lowered: Path):
+    graph = onnx.load(lowered / "model.onnx", load_external_data=False).graph
+    packed = [node.op_type for node in graph.node if node.op_type.startswith("Packed")]
+    assert packed == ["PackedConv7", "PackedConv3", "PackedConv0", "PackedConv5", "PackedLinear2"]
+    assert {node.domain for node in graph.node if node.op_type in packed} == {"msq"}
+
+
+def test_no_weight_scale_or_bias_is_stored_twice(lowered: Path):
+    for name in ("model.onnx", "probe.onnx"):
+        proto = onnx.load(lowered / name, load_external_data=False)
+        own = [tensor for tensor in proto.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
+        assert max(len(tensor.raw_data) for tensor in own) <= 32
+        external = [{entry.key: entry.value for entry in t.external_data} for t in proto.graph.initializer]
+        places = [(entry["location"], entry["offset"]) for entry in external if entry]
+        assert {location for location, _ in places} == {"weights.bin"}
+        assert len(set(places)) == len(places) == 3 * 5 - 1
+
+
+def test_onnx_checker_accepts_both_files(lowered: Path):
+    for name in ("model.onnx", "probe.onnx"):
+        onnx.checker.check_model(lowered / name, full_check=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    bits=st.integers(1, 8),
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)),
+)
+def test_unpacking_in_onnx_s_own_evaluator_gives_the_integers(seed, bits, shape):
+    chain = Chain(seed, (3, 3, 1))
+    weight, _ = chain._weight(shape, bits, 1.0)
+    body = _functions._Body()
+    weights = _functions._unpacked(body, bits)
+    body.add("Identity", [weights], "y")
+    unpack = body.function("Unpack", ["packed"], ["shape", "a", "z"])
+    atoms = weight.packed.reshape(-(-weight.outputs // 16), -(-weight.inputs // 32), bits, ATOM)
+    graph = helper.make_graph(
+        [helper.make_node("Unpack", ["packed"], ["w"], domain="msq", shape=shape, a=weight.a, z=weight.z)],
+        "unpack",
+        [helper.make_tensor_value_info("packed", onnx.TensorProto.UINT8, atoms.shape)],
+        [helper.make_tensor_value_info("w", onnx.TensorProto.INT8, None)],
+    )
+    model = helper.make_model(
+        graph,
+        functions=[_functions.plane(), _functions.weights(), unpack],
+        opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("msq", 1)],
+        ir_version=10,
+    )
+    (found,) = ReferenceEvaluator(model).run(None, {"packed": atoms})
+    np.testing.assert_array_equal(found, weight.integers().transpose(0, 3, 1, 2))
+
+
+def test_a_linear_layer_over_a_map_is_refused_by_module_path(tmp_path: Path):
+    chain = Chain(0, (4, 4, 3))
+    weight, bias = chain._weight((2, 3), 4, 0.1)
+    chain._add(Linear, (chain.last,), chain._grid((4, 4, 2)), weight=weight, bias=bias)
+    model = chain.model().save(tmp_path)
+    with pytest.raises(LoweringError, match=r"net\.n1: linear"):
+        lowering("onnx").lower(model, tmp_path)

@@ -1,0 +1,147 @@
+"""Bad input gets one clear line, a hint and an exit code; no traceback reaches the user."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msq.cli import main
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = ROOT / "recipes" / "fashion-resnet8.yaml"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Return the exit code and what was said on stderr."""
+    sys.argv = ["msq", *map(str, arguments)]
+    try:
+        main()
+        code: object = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    assert isinstance(code, int)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return code, said
+
+
+@pytest.fixture(autouse=True)
+def own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            for index in range(3):
+                Image.fromarray(np.full((8, 8), 40 * index, np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "images"
+
+
+def recipe(tmp_path: Path, images: Path, **changed: object) -> Path:
+    text = {
+        "name": "small",
+        "data": {"name": "image-folder", "path": str(images), "height": 8, "width": 8, "channels": 1},
+        "model": {"name": "resnet8"},
+        "method": {"name": "msq"},
+        "budget": {"average_bits": 3},
+    } | changed
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps(text))
+    return path
+
+
+def train(tmp_path: Path, path: Path) -> tuple[object, ...]:
+    return ("train", path, "--out", tmp_path / "out", "--work", tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--device", "rasberrypi"), "did you mean 'raspberrypi'"),
+        (("--runtime", "onnx-runtime"), "did you mean 'onnxruntime'"),
+    ],
+)
+def test_an_unknown_device_or_runtime_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], named: str
+) -> None:
+    code, said = run(capsys, "check", DEFAULT, *arguments)
+    assert code == 2
+    assert arguments[1] in said
+    assert named in said
+
+
+def test_an_unknown_recipe_key_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(DEFAULT.read_text() + "\nsede: 1\n")
+    code, said = run(capsys, "check", path)
+    assert code == 3
+    assert f"wrong.yaml:{len(path.read_text().splitlines())}: sede: unknown key" in said
+
+
+def test_an_unknown_option_of_the_method_is_named_with_its_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(DEFAULT.read_text().replace("prune_epochs", "prune_epoch"))
+    line = 1 + [text.strip().startswith("prune_epoch:") for text in path.read_text().splitlines()].index(True)
+    code, said = run(capsys, *train(tmp_path, path))
+    assert code == 3
+    assert f"wrong.yaml:{line}: method.prune_epoch: unknown key" in said
+
+
+@pytest.mark.parametrize(("representation", "least"), [("sign_magnitude", "2.00"), ("offset", "1.00")])
+def test_a_budget_below_one_bit_a_layer_is_refused_before_any_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path, representation: str, least: str
+) -> None:
+    method = {"name": "msq", "representation": representation}
+    path = recipe(tmp_path, images, budget={"average_bits": 0.9}, method=method)
+    code, said = run(capsys, *train(tmp_path, path))
+    assert code == 4
+    assert f"0.9 bits a weight is below {least}" in said
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_unreadable_image_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path) -> None:
+    bad = images / "train" / "dog" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:20])
+    code, said = run(capsys, *train(tmp_path, recipe(tmp_path, images)))
+    assert code == 5
+    assert str(bad) in said
+
+
+def test_a_float_checkpoint_of_another_model_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path
+) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no weights")
+    path = recipe(tmp_path, images, float={"checkpoint": str(weights)})
+    code, said = run(capsys, *train(tmp_path, path))
+    assert code == 6
+    assert "weights.pt: does not fit the model" in said
+
+
+def test_a_bundle_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = run(capsys, "measure", tmp_path, "--evaluation", tmp_path, "--out", tmp_path / "m.json")
+    assert code == 8
+    assert "manifest.json: no such file" in said
+
+
+def test_make_says_the_same_line_and_fails() -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "check", "DEVICE=toaster"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: unknown device 'toaster'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,95 @@
+"""MSQ's rule: the budget is met and not overshot, and insensitive layers go first."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from msq.errors import BudgetError
+from train.bit_pruner import BitPruner, PruningRule
+from train.quantize import QuantizedModel, quantize
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(81, 4))
+
+
+def calibrated(**options: object) -> QuantizedModel:
+    model = quantize(net(), **options)  # type: ignore[arg-type]
+    with torch.no_grad(), model.activations("calibrate"):
+        model(torch.randn(16, 1, 7, 7))
+    return model
+
+
+def look(pruner: BitPruner) -> None:
+    """Look at β, under a loss whose curvature is positive in every layer."""
+    x = torch.randn(16, 1, 7, 7)
+    pruner.prune(lambda: pruner.model(x).square().mean(), torch.Generator().manual_seed(pruner.event))
+
+
+@given(target=st.floats(2.0, 8.0), events=st.integers(1, 6), hessian=st.booleans())
+@settings(max_examples=15)
+def test_the_budget_is_met_in_the_given_looks_and_overshot_by_less_than_a_bit_of_the_largest_layer(
+    target: float, events: int, hessian: bool
+) -> None:
+    model = calibrated()
+    pruner = BitPruner(model, PruningRule(hessian_samples=2 * hessian), target)
+    pruner.set_events(events)
+    for _ in range(events):
+        if not pruner.done:
+            look(pruner)
+    assert pruner.done
+    largest = max(site.numel for site in model.sites) * 2
+    assert target - largest / model.weights < model.average_bits <= target
+    assert all(site.quantizer.n >= 1 for site in model.sites)
+
+
+def test_insensitive_layers_lose_two_bits_at_once_only_with_the_hessian() -> None:
+    for samples, drops in ((4, {1, 2}), (0, {1})):
+        pruner = BitPruner(calibrated(), PruningRule(hessian_samples=samples), 6)
+        pruner.set_events(8)
+        look(pruner)
+        assert set(pruner.drop.values()) == drops
+
+
+def test_without_keeping_pace_only_layers_below_alpha_lose_bits() -> None:
+    model = calibrated()
+    pruner = BitPruner(model, PruningRule(keep_pace=False, alpha=0.4, hessian_samples=0), 3)
+    first = model.sites[0].weight
+    with torch.no_grad():
+        # Even codes of seven bits, and in every channel the largest weight, which is the unit and always odd.
+        first.copy_(2 * torch.arange(first.numel()).remainder(60).reshape(first.shape) / 128)
+        first[:, 0, 0, 0] = 1
+    look(pruner)
+    lost = {site.name: 8 - site.quantizer.stored_bits for site in model.sites}
+    assert lost == {"0": 1, "2": 0, "5": 0}
+
+
+@pytest.mark.parametrize(("representation", "least"), [("sign_magnitude", 2), ("offset", 1)])
+def test_a_budget_below_the_smallest_widths_is_refused(representation: str, least: float) -> None:
+    model = calibrated(representation=representation)
+    rule = PruningRule(representation=representation)  # type: ignore[arg-type]
+    BitPruner(model, rule, least)
+    with pytest.raises(BudgetError, match="is below"):
+        BitPruner(model, rule, least - 0.01)
+
+
+def test_state_survives_and_leads_to_the_same_widths() -> None:
+    torch.manual_seed(1)
+    models = [calibrated(), calibrated()]
+    models[1].load_state_dict(models[0].state_dict())
+    pruners = [BitPruner(model, PruningRule(), 4) for model in models]
+    for pruner in pruners:
+        pruner.set_events(4)
+    torch.manual_seed(2)
+    look(pruners[0])
+    models[1].load_state_dict(models[0].state_dict())
+    pruners[1].load_state_dict(pruners[0].state_dict())
+    for pruner in pruners:
+        torch.manual_seed(3)
+        look(pruner)
+        look(pruner)
+    assert models[0].bits() == models[1].bits()
+    assert pruners[0].state_dict() == pruners[1].state_dict()
