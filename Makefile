@@ -52,7 +52,6 @@ measure: check ## run the bundle on DEVICE
 
 report: $(SETUP) ## write the report page, print its table and judge the recipe's gates
 	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE)
-	@echo "report: $(PAGE)"
 
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work

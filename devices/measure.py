@@ -18,13 +18,13 @@ from devices import transport as transports
 from devices.agent import Answer, Golden, Job
 from devices.dispatch import Dispatcher
 from devices.profile import Profile, profile
-from devices.sample import choose, enough, wilson
+from devices.sample import choose, enough
 from devices.transport import Engine, Transport
 from msq.bundle import MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
 from msq.measurement import Device, Environment, Measurement, Prediction, TensorParity
-from msq.provenance import Figure, Kind
+from msq.provenance import Figure, Kind, proportion
 
 KIND: dict[Engine, Kind] = {
     "board": Kind.MEASURED_BOARD,
@@ -205,7 +205,7 @@ def _device(facts: Profile, transport: Transport) -> Device:
 def _figures(manifest: Manifest, engine: Engine, answer: Answer, right: NDArray[np.bool_]) -> dict[str, Figure]:
     sizes, observed = manifest.sizes, KIND[engine]
     figures = {
-        "top1": _share(int(right.sum()), len(right), observed, "random subset of the test images"),
+        "top1": proportion(int(right.sum()), len(right), observed, "random subset of the test images"),
         "model_bytes": Figure(value=sizes.model_bytes, unit="bytes", kind=Kind.ARTEFACT),
         "weight_bytes": Figure(value=sizes.weight_bytes, unit="bytes", kind=Kind.ARTEFACT),
         "resident_weight_bytes": Figure(
@@ -215,18 +215,13 @@ def _figures(manifest: Manifest, engine: Engine, answer: Answer, right: NDArray[
     for accuracy in manifest.accuracy:
         if accuracy.what == "msq":
             note = "the trained net on the whole test set"
-            figures["host_top1"] = _share(accuracy.correct, accuracy.n, Kind.MEASURED_HOST, note)
+            figures["host_top1"] = proportion(accuracy.correct, accuracy.n, Kind.MEASURED_HOST, note)
     if answer.latency_seconds:
         for name, quantile in (("latency_p50", 0.5), ("latency_p90", 0.9)):
             value = float(np.quantile(answer.latency_seconds, quantile))
-            note = "one image, preprocessing left out"
+            note = "one image, preprocessing left out; quantile by linear interpolation (Hyndman–Fan 7)"
             figures[name] = Figure(value=value, unit="seconds", kind=observed, n=len(answer.latency_seconds), note=note)
     if answer.peak_memory_bytes is not None:
         note = "the whole process: Python, the runtime and the model, one image at a time"
         figures["peak_memory"] = Figure(value=answer.peak_memory_bytes, unit="bytes", kind=observed, note=note)
     return figures
-
-
-def _share(right: int, n: int, kind: Kind, note: str) -> Figure:
-    low, high = wilson(right, n)
-    return Figure(value=right / n, unit="fraction", kind=kind, low=low, high=high, n=n, note=note)

@@ -1,12 +1,11 @@
-"""Sampling of test images: how many are enough, which ones, and how sure the share of right answers then is."""
+"""Sampling of test images: how many are enough, and which ones."""
 
 from math import ceil, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-Z = 1.959964
-"""Normal quantile of a two-sided 95 % interval."""
+from msq.provenance import Z95
 
 
 def enough(share: float, margin: float = 0.01) -> int:
@@ -17,7 +16,7 @@ def enough(share: float, margin: float = 0.01) -> int:
     0 or 1, where that would ask for too few.
     """
     spread = share * (1 - share) - 2 * margin**2
-    return ceil(Z**2 * (spread + sqrt(spread**2 + margin**2 - 4 * margin**4)) / (2 * margin**2))
+    return ceil(Z95**2 * (spread + sqrt(spread**2 + margin**2 - 4 * margin**4)) / (2 * margin**2))
 
 
 def choose(total: int, wanted: int, seed: int) -> NDArray[np.int64]:
@@ -28,14 +27,3 @@ def choose(total: int, wanted: int, seed: int) -> NDArray[np.int64]:
     if wanted >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, wanted, replace=False))
-
-
-def wilson(right: float, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share of `right` in `n` ≥ 1 trials.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927).
-    """
-    share = right / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

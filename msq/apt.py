@@ -8,7 +8,6 @@ from pathlib import Path
 
 from msq.errors import MsqError, StorageError
 
-_MIRROR = "http://deb.debian.org/debian"
 _HINT = "check the network and the apt sources of this machine"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -134,7 +133,12 @@ def _output(command: Sequence[str], what: str, folder: Path | None = None) -> st
 def _sources(suites: Iterable[str]) -> str:
     if not _KEYRING.is_file():
         raise AptError(f"{_KEYRING}: missing", hint="install the package debian-archive-keyring")
-    mirror = os.environ.get("MSQ_DEBIAN_MIRROR", "").rstrip("/") or next(_debian_mirrors(), _MIRROR)
+    mirror = os.environ.get("MSQ_DEBIAN_MIRROR", "").rstrip("/") or next(_debian_mirrors(), None)
+    if mirror is None:
+        raise AptError(
+            "no Debian mirror is among the apt sources of this machine",
+            hint="set MSQ_DEBIAN_MIRROR to one near you, an address that ends in /debian",
+        )
     lines = []
     for suite in suites:
         address = mirror.removesuffix("/debian") + "/debian-security" if suite.endswith("-security") else mirror

@@ -1,5 +1,6 @@
 """Where a number comes from. Figures of different kinds are never compared or drawn on one axis."""
 
+import math
 from enum import StrEnum
 
 from msq.artefact import Strict
@@ -39,3 +40,20 @@ class Figure(Strict):
     high: float | None = None
     n: int | None = None
     note: str = ""
+
+
+Z95 = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+def proportion(correct: float, n: int, kind: Kind, note: str = "") -> Figure:
+    """Return correct / n, n ≥ 1, as a fraction with its 95 % Wilson score interval.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927).
+    """
+    share, spread = correct / n, Z95 * Z95 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    # At 0 and 1 the bound is the share itself, but for rounding.
+    low, high = min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
+    return Figure(value=share, unit="fraction", kind=kind, low=low, high=high, n=n, note=note)

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from msq.measurement import Measurement
-from msq.provenance import Figure
-from reports.figures import observed, proportion
+from msq.provenance import Figure, proportion
+from reports.figures import observed
 from reports.wording import printable
 
 

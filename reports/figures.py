@@ -1,30 +1,14 @@
 """The figures of a report: what a measurement holds and what follows exactly from it, each with its provenance."""
 
-import math
 from typing import Literal
 
 from msq.bundle import Manifest
 from msq.measurement import Device, Measurement, Prediction
-from msq.provenance import Figure, Kind
+from msq.provenance import Figure, Kind, proportion
 
-Z95 = 1.959963984540054
-"""The normal quantile that bounds a two-sided 95 % interval."""
 LATENCY = "latency_"
 """What the names of the figures of latency begin with."""
 TITLES = {"float": "Float", "ptq8": "8-bit, post-training", "msq": "MSQ, mixed precision"}
-
-
-def proportion(correct: int, n: int, kind: Kind) -> Figure:
-    """Return correct / n with its 95 % Wilson score interval. n ≥ 1.
-
-    Source: Wilson (1927), J. Am. Stat. Assoc. 22, 209–212.
-    """
-    share, spread = correct / n, Z95 * Z95 / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    # At 0 and 1 the bound is the share itself, but for rounding.
-    low, high = min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
-    return Figure(value=share, unit="fraction", kind=kind, low=low, high=high, n=n)
 
 
 def observed(device: Device) -> Kind:

@@ -68,7 +68,7 @@ def small_model(seed: int = 0) -> IntegerModel:
     net = Builder(seed)
     net.tensor("images", (9, 9, 2), 1.0, 0, "float32")
     net.nodes.append(Quantize("q", ("images",), net.tensor("codes", (9, 9, 2), 0.0157, -9), ""))
-    first = net.conv("codes", "first", 16, 3, 1, 6)
+    first = net.conv("codes", "first", 16, 3, 1, 8)
     second = net.conv(first, "second", 20, 3, 2, 3)
     shortcut = net.conv(first, "shortcut", 20, 1, 2, 2)
     net.nodes.append(Add("sum", (second, shortcut), net.tensor("summed", (5, 5, 20), 0.021, -128), ""))

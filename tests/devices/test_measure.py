@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from devices.measure import measure, prepare
-from devices.sample import wilson
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
 from msq.measurement import Measurement
-from msq.provenance import Kind
+from msq.provenance import Kind, proportion
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,8 @@ def test_top1_is_the_share_of_right_predictions_with_wilsons_interval(emulated: 
     assert [found.label for found in emulated.predictions] == labels[[p.index for p in emulated.predictions]].tolist()
     right = sum(found.label == found.predicted for found in emulated.predictions)
     top1 = emulated.figures["top1"]
-    assert (top1.value, top1.n) == (right / 300, 300)
-    assert (top1.low, top1.high) == wilson(right, 300)
+    expected = proportion(right, 300, top1.kind, top1.note)
+    assert top1 == expected
 
 
 def test_the_environment_is_what_was_observed(emulated: Measurement, local: Measurement, runtime: str):

@@ -1,11 +1,10 @@
-from math import isclose
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.sample import Z, choose, enough, wilson
+from devices.sample import choose, enough
+from msq.provenance import Kind, proportion
 
 
 @given(total=st.integers(1, 3000), wanted=st.integers(1, 4000), seed=st.integers(0, 9))
@@ -21,26 +20,12 @@ def test_other_seeds_draw_other_samples():
     assert (choose(1000, 100, 0) != choose(1000, 100, 1)).any()
 
 
-@given(n=st.integers(1, 10_000), data=st.data())
-def test_wilsons_limits_are_the_shares_from_which_the_observed_one_is_z_deviations_away(n, data):
-    right = data.draw(st.integers(0, n))
-    low, high = wilson(right, n)
-    assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
-    for limit in (low, high):
-        if 0 < limit < 1:
-            assert isclose((right / n - limit) ** 2, Z**2 * limit * (1 - limit) / n, abs_tol=1e-12)
-
-
-def test_wilsons_interval_is_the_published_one():
-    # R: binom::binom.confint(15, 50, methods = "wilson")
-    assert wilson(15, 50) == pytest.approx((0.1910, 0.4375), abs=1e-4)
-
-
 @given(share=st.floats(0, 1), margin=st.sampled_from([0.005, 0.01, 0.05]))
 def test_enough_images_bound_the_share_to_the_margin_and_far_fewer_do_not(share, margin):
     def half_width(n: int) -> float:
-        low, high = wilson(share * n, n)
-        return (high - low) / 2
+        found = proportion(share * n, n, Kind.EMULATED)
+        assert found.low is not None and found.high is not None
+        return (found.high - found.low) / 2
 
     n = enough(share, margin)
     assert half_width(n) <= margin + 1e-9
