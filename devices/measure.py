@@ -219,7 +219,7 @@ def _figures(manifest: Manifest, engine: Engine, answer: Answer, right: NDArray[
     if answer.latency_seconds:
         for name, quantile in (("latency_p50", 0.5), ("latency_p90", 0.9)):
             value = float(np.quantile(answer.latency_seconds, quantile))
-            note = "one image, preprocessing left out; quantile by linear interpolation (Hyndman–Fan 7)"
+            note = "preprocessing left out; quantile by linear interpolation (Hyndman–Fan 7)"
             figures[name] = Figure(value=value, unit="seconds", kind=observed, n=len(answer.latency_seconds), note=note)
     if answer.peak_memory_bytes is not None:
         note = "the whole process: Python, the runtime and the model, one image at a time"

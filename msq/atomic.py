@@ -8,22 +8,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msq.errors import StorageError
+from msq.errors import MsqError, StorageError
 
 # No permission, or a file where a folder is needed, or the other way round.
 _REFUSED = frozenset({errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
 
+_NEARLY_FULL = 1 << 20
+"""Free bytes below which a failed write is taken to have failed for want of space."""
+
+
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` for want of space or permission into a StorageError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"{path}: no space left to write it", hint=f"free space under {path.parent}") from error
-        if error.errno in _REFUSED:
-            raise StorageError(f"{path}: not writable: {error.strerror}", hint="choose another folder") from error
+    except MsqError:
         raise
+    except Exception as error:
+        if told := _explained(path, error):
+            raise told from error
+        raise
+
+
+def _explained(path: Path, error: Exception) -> StorageError | None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _REFUSED:
+        return StorageError(f"{path}: not writable: {os.strerror(number)}", hint="choose another folder")
+    # numpy, torch and safetensors have writers of their own, whose errors do not say that the disk is full.
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _free(path) < _NEARLY_FULL):
+        return StorageError(f"{path}: no space left to write it", hint=f"free space under {path.parent}")
+    return None
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
 
 
 @contextmanager
@@ -33,13 +52,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: no space, no permission, or a file where a folder is needed.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
-            yield temporary
+            with storage_errors(path):
+                # Judged before the half-written file is removed, which would free the space it took.
+                yield temporary
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.chmod(0o644)
@@ -57,11 +78,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: no space, no permission, or a file where a folder is needed.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            yield temporary
+            with storage_errors(path):
+                yield temporary
             temporary.chmod(0o755)
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))

@@ -102,27 +102,30 @@ class BitPruner:
         if self.rule.hessian_samples:
             self._estimate_traces(loss, generator)
         self._measure()
-        pace = self._pace()
+        # Bits that go faster than the pace take away what the weights were to adapt to one by one.
+        goal = self._pace() if self.rule.keep_pace else self.target
         for site in sorted(self.model.sites, key=lambda site: self.omega[site.name]):
-            # Bits that go faster than the pace take away what the weights were to adapt to one by one.
-            if self.model.average_bits <= (pace if self.rule.keep_pace else self.target):
-                break
             if self.beta[site.name] < self.rule.alpha:
-                self._drop(site, self.drop[site.name])
-        while self.rule.keep_pace and self.model.average_bits > pace:
-            candidates = [site for site in self.model.sites if site.quantizer.n > self.floor[site.name]]
-            self._drop(min(candidates, key=self._cost), 1)
+                for _ in range(self.drop[site.name]):
+                    if self.model.average_bits > goal and site in self._candidates():
+                        site.quantizer.set_n(site.quantizer.n - 1)
+        while self.rule.keep_pace and self.model.average_bits > goal:
+            cheapest = min(self._candidates(), key=self._cost)
+            cheapest.quantizer.set_n(cheapest.quantizer.n - 1)
         self._measure()
         self._choose_drops()
 
     def _pace(self) -> float:
         return self.start + (self.target - self.start) * min(1.0, self.event / self.events)
 
-    def _drop(self, site: Site, count: int) -> None:
-        """Drop up to `count` bits, no more than the layer has and than the budget asks for."""
-        for _ in range(count):
-            if site.quantizer.n > self.floor[site.name] and not self.done:
-                site.quantizer.set_n(site.quantizer.n - 1)
+    def _candidates(self) -> list[Site]:
+        """Return the layers that may lose a bit: those with bits to spare whose bit does not overshoot the budget.
+
+        Where every bit would overshoot it, the smallest layer overshoots it the least.
+        """
+        spare = [site for site in self.model.sites if site.quantizer.n > self.floor[site.name]]
+        excess = (self.model.average_bits - self.target) * self.model.weights
+        return [site for site in spare if site.numel <= excess] or sorted(spare, key=lambda site: site.numel)[:1]
 
     def _cost(self, site: Site) -> float:
         """Expected rise of the loss for one bit less, per bit saved: ½ · mean curvature · ‖ΔW‖² / weights."""

@@ -11,9 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
 from msq.artefact import Artefact
-from msq.atomic import atomic_file
+from msq.atomic import atomic_file, storage_errors
 from msq.checkpoint import EpochRecord
-from msq.errors import StorageError
 from msq.recipe import Recipe
 from train.classifier import Classifier
 from train.data.dataset import Dataset
@@ -51,7 +50,8 @@ def run_phase(
     Raises:
         TrainingError: the loss is not a number. StorageError: a checkpoint cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if (folder / _RESULT).is_file():
         net.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
         return PhaseResult.read(folder / _RESULT)
@@ -89,10 +89,8 @@ def run_phase(
             *([RichProgressBar(leave=False)] if console.is_terminal else []),
         ],
     )
-    try:
+    with storage_errors(last):
         trainer.fit(module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None)
-    except OSError as error:
-        raise StorageError(f"{last}: cannot be written: {error.strerror}", hint=f"free space under {folder}") from error
     result = PhaseResult(history=tuple(module.history), seconds=module.seconds, measures=dict(phase.measures()))
     if trainer.is_global_zero:
         with atomic_file(folder / _WEIGHTS) as temporary:

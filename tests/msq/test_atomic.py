@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,3 +135,14 @@ def test_others_may_read_what_was_written(case):
     with writer(path) as temporary:
         put(temporary, "text")
     assert path.stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.parametrize(("free", "raised"), [(1000, StorageError), (1 << 30, RuntimeError)])
+def test_a_writer_that_does_not_say_why_it_failed_failed_for_space_only_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, raised: type[Exception]
+) -> None:
+    """torch and numpy raise errors of their own. The disk's free space is the one thing faked here."""
+    monkeypatch.setattr("msq.atomic.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(raised), atomic_file(tmp_path / "weights.pt"):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    assert list(tmp_path.iterdir()) == []

@@ -31,9 +31,7 @@ def look(pruner: BitPruner) -> None:
 
 @given(target=st.floats(2.0, 8.0), events=st.integers(1, 6), hessian=st.booleans())
 @settings(max_examples=15)
-def test_the_budget_is_met_in_the_given_looks_and_overshot_by_less_than_a_bit_of_the_largest_layer(
-    target: float, events: int, hessian: bool
-) -> None:
+def test_the_budget_is_met_in_the_given_looks_and_hardly_overshot(target: float, events: int, hessian: bool) -> None:
     model = calibrated()
     pruner = BitPruner(model, PruningRule(hessian_samples=2 * hessian), target)
     pruner.set_events(events)
@@ -41,8 +39,11 @@ def test_the_budget_is_met_in_the_given_looks_and_overshot_by_less_than_a_bit_of
         if not pruner.done:
             look(pruner)
     assert pruner.done
-    largest = max(site.numel for site in model.sites) * 2
-    assert target - largest / model.weights < model.average_bits <= target
+    # The last bit to go was one whose layer had bits to spare; where it overshot, no smaller one had.
+    steps = [site.numel / model.weights for site in model.sites]
+    assert target - max(steps) < model.average_bits <= target
+    if all(site.quantizer.n > 1 for site in model.sites):
+        assert target - min(steps) < model.average_bits
     assert all(site.quantizer.n >= 1 for site in model.sites)
 
 
