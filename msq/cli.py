@@ -10,13 +10,12 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from msq import plugins
+from msq import __version__, plugins
 from msq.artefact import as_json
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
 
 app = typer.Typer(
-    help="From a PyTorch model to a measured mixed-precision deployment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,6 +34,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Test images to run; default: enough for ±1 % at 95 % confidence.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"msq {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """From a PyTorch model to a measured mixed-precision deployment."""
 
 
 @app.command()

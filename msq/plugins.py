@@ -35,5 +35,5 @@ def unknown(name: str, known: list[str], noun: str) -> UsageError:
     near = difflib.get_close_matches(name, known, 1)
     return UsageError(
         f"unknown {noun} {name!r}; there are: {', '.join(known)}",
-        hint=f"did you mean {near[0]!r}?" if near else f"choose one of the {noun}s listed",
+        hint=f"did you mean {near[0]!r}?" if near else "choose one of those listed",
     )

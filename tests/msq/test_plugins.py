@@ -44,4 +44,4 @@ def test_an_unknown_name_lists_what_there_is_and_suggests_the_nearest(package):
 def test_a_name_like_none_still_gets_a_hint(package):
     with pytest.raises(UsageError) as caught:
         plugins.load(package, "xyzzy", "gadget")
-    assert "gadget" in caught.value.hint
+    assert caught.value.hint == "choose one of those listed"

@@ -1,4 +1,4 @@
-"""A training that was killed and started again ends as one that was not: same bits, same weights."""
+"""Training as a process: killed and started again, or shared out among several, it comes to one result."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def train(recipe: Path, name: str) -> subprocess.Popen[bytes]:
     folder = recipe.parent / name
-    command = [sys.executable, "-c", "from msq.cli import main; main()", "train", str(recipe)]
+    command = [str(Path(sys.executable).with_name("msq")), "train", str(recipe)]
     command += ["--out", str(folder / "checkpoint"), "--work", str(folder / "work")]
     environment = os.environ | {"MSQ_CACHE": str(recipe.parent / "cache")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -85,3 +85,12 @@ def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(
     assert all(
         torch.equal(programs[0].state_dict[name], programs[1].state_dict[name]) for name in programs[0].state_dict
     )
+
+
+def test_two_processes_train_one_net_to_the_budget(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "devices: 2\naccelerator: cpu\n")
+    finish(train(recipe, "shared"))
+    record = Checkpoint.open(recipe.parent / "shared" / "checkpoint")
+    assert [epoch.phase for epoch in record.history] == ["float"] * 2 + ["msq"] * 4
+    assert record.average_bits <= 3
+    assert record.history[-1].loss < record.history[0].loss
