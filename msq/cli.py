@@ -216,9 +216,6 @@ def main() -> None:
         app()
     except MsqError as error:
         sys.exit(_fail(error))
-    except KeyboardInterrupt:
-        _messages.print("stopped; the same command goes on from here")
-        sys.exit(130)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -27,7 +27,7 @@ class Section(BaseModel):
 class FloatRun(Strict):
     """The float training that MSQ starts from, and that is the report's baseline.
 
-    checkpoint: a float checkpoint folder to start from instead of training one.
+    checkpoint: a state dict of the model (.safetensors, or torch's) to start from instead of training one.
     learning_rate is the peak of a one-cycle schedule.
     """
 
@@ -67,7 +67,7 @@ class Gates(Strict):
 
 
 class Recipe(Strict):
-    """A validated recipe. model, data and method name a file of train/models, train/data and train/methods."""
+    """A validated recipe. model, data and method name a file of train/models, train/data/sets and train/methods."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     data: Section
