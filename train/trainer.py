@@ -4,10 +4,12 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
 from msq.artefact import Artefact
@@ -35,6 +37,15 @@ class PhaseResult(Artefact):
     history: tuple[EpochRecord, ...]
     seconds: float
     measures: dict[str, tuple[float | None, float | None]]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's own writer copies from the system's temporary folder, and can be killed half-way."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint whole or not at all. Raises StorageError."""
+        with atomic_file(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def run_phase(
@@ -79,6 +90,7 @@ def run_phase(
         deterministic="warn",
         logger=False,
         enable_model_summary=False,
+        plugins=[AtomicCheckpoints()],
         enable_progress_bar=console.is_terminal,
         default_root_dir=folder,
         callbacks=[
@@ -89,8 +101,7 @@ def run_phase(
             *([RichProgressBar(leave=False)] if console.is_terminal else []),
         ],
     )
-    with storage_errors(last):
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None)
+    trainer.fit(module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None)
     result = PhaseResult(history=tuple(module.history), seconds=module.seconds, measures=dict(phase.measures()))
     if trainer.is_global_zero:
         with atomic_file(folder / _WEIGHTS) as temporary:
