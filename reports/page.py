@@ -89,6 +89,7 @@ def _content(measurement: Measurement, results: list[GateResult]) -> dict[str, A
         "layer_chart": charts.layers(manifest.layers, _layers_in_words(measurement)) if manifest.layers else None,
         "history_charts": _history_charts(records, manifest.budget_bits),
         "records": records,
+        "float_epochs": len(manifest.history) - len(records),
         "size_chart": charts.sizes(manifest.sizes, _sizes_in_words(measurement)),
         "latency_chart": _latency_chart(measurement, times),
     }
