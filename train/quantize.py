@@ -186,16 +186,25 @@ def _end_of_fusion(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _on_residual_paths(graph: fx.GraphModule) -> set[str]:
-    """Return the layers that only feed an addition whose other input does not pass through them."""
-    found = set()
+    """Return the layers that only feed an addition whose other input does not pass through them.
+
+    Of one addition's inputs at most one may vanish: the layer with the most weights.
+    """
+    found: dict[fx.Node, list[str]] = {}
     for node in graph.graph.nodes:
         if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), nn.Conv2d):
             last = _end_of_fusion(graph, node)
             if len(last.users) == 1 and (join := next(iter(last.users))).target in _ADDS:
                 others = [other for other in join.all_input_nodes if other is not last]
                 if others and all(node not in _ancestors(other) for other in others):
-                    found.add(str(node.target))
-    return found
+                    found.setdefault(join, []).append(str(node.target))
+    return {max(names, key=lambda name: _weights(graph, name)) for names in found.values()}
+
+
+def _weights(graph: fx.GraphModule, name: str) -> int:
+    weight = graph.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.numel()
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:

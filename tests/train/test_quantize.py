@@ -95,6 +95,18 @@ def test_only_a_layer_that_a_residual_path_goes_round_may_be_removed() -> None:
     assert removable == {"2.second"}
 
 
+def test_of_a_block_and_its_projection_only_one_may_be_removed() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.shortcut = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.main(x) + self.shortcut(x)
+
+    assert {site.name for site in quantize(Projected()).sites if site.removable} == {"main"}
+
+
 def test_activation_gradient_is_lsqs() -> None:
     quantizer = ActivationQuantizer(4)
     quantizer.scale.data.fill_(0.3)
