@@ -93,7 +93,7 @@ class BitPruner:
             weight.grad.add_(quantizer.penalty_gradient(weight, drop), alpha=self.rule.strength)
 
     def prune(self, loss: Callable[[], Tensor], generator: torch.Generator) -> None:
-        """Look at β, drop the bits that are empty enough, most insensitive layer first, and renew Ω and p.
+        """Look at β, drop the bits that are empty enough, those that cost least first, and renew Ω and p.
 
         Args:
             loss: the task loss on one batch, differentiable twice. generator: for Hutchinson's vectors.
@@ -104,13 +104,13 @@ class BitPruner:
         self._measure()
         # Bits that go faster than the pace take away what the weights were to adapt to one by one.
         goal = self._pace() if self.rule.keep_pace else self.target
-        for site in sorted(self.model.sites, key=lambda site: self.omega[site.name]):
+        for site in sorted(self._spare(), key=self._cost):
             if self.beta[site.name] < self.rule.alpha:
                 for _ in range(self.drop[site.name]):
-                    if self.model.average_bits > goal and site in self._candidates():
+                    if self.model.average_bits > goal and site in self._spare():
                         site.quantizer.set_n(site.quantizer.n - 1)
         while self.rule.keep_pace and self.model.average_bits > goal:
-            cheapest = min(self._candidates(), key=self._cost)
+            cheapest = min(self._spare(), key=self._cost)
             cheapest.quantizer.set_n(cheapest.quantizer.n - 1)
         self._measure()
         self._choose_drops()
@@ -118,20 +118,20 @@ class BitPruner:
     def _pace(self) -> float:
         return self.start + (self.target - self.start) * min(1.0, self.event / self.events)
 
-    def _candidates(self) -> list[Site]:
-        """Return the layers that may lose a bit: those with bits to spare whose bit does not overshoot the budget.
-
-        Where every bit would overshoot it, the smallest layer overshoots it the least.
-        """
-        spare = [site for site in self.model.sites if site.quantizer.n > self.floor[site.name]]
-        excess = (self.model.average_bits - self.target) * self.model.weights
-        return [site for site in spare if site.numel <= excess] or sorted(spare, key=lambda site: site.numel)[:1]
+    def _spare(self) -> list[Site]:
+        """Return the layers that have bits to spare."""
+        return [site for site in self.model.sites if site.quantizer.n > self.floor[site.name]]
 
     def _cost(self, site: Site) -> float:
-        """Expected rise of the loss for one bit less, per bit saved: ½ · mean curvature · ‖ΔW‖² / weights."""
+        """Expected rise of the loss for one bit less, per bit of use: ½ · mean curvature · ‖ΔW‖² / bits (½ left out).
+
+        Bits beyond the budget are of no use: near its end a large layer's bit is weighed for what is still to be
+        saved, so that it neither overshoots the budget for little nor lets small layers bleed for the rest.
+        """
         quantizer = site.quantizer
         change = (quantizer.at(site.weight, quantizer.n - 1) - quantizer.at(site.weight, quantizer.n)).square().sum()
-        return self._curvature(site) * float(change) / site.numel
+        excess = (self.model.average_bits - self.target) * self.model.weights
+        return self._curvature(site) * float(change) / max(min(site.numel, excess), 1.0)
 
     def _curvature(self, site: Site) -> float:
         """Mean curvature of a layer's weights: Tr(H_l) / n_l; 1 where nothing is known of it.
