@@ -172,7 +172,7 @@ def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], ND
 
 def _expected(manifest: Manifest) -> float:
     """Return the share of right answers to expect; a half, which asks for most images, where nothing is known."""
-    return next((found.top1 for found in manifest.accuracy if found.what == "msq"), 0.5)
+    return manifest.net.top1 if manifest.net else 0.5
 
 
 def _require_parity(golden: Golden, mode: str, where: str) -> None:
@@ -212,10 +212,9 @@ def _figures(manifest: Manifest, engine: Engine, answer: Answer, right: NDArray[
             value=sizes.resident_weight_bytes, unit="bytes", kind=Kind.MODELLED, note=sizes.resident_note
         ),
     }
-    for accuracy in manifest.accuracy:
-        if accuracy.what == "msq":
-            note = "the trained net on the whole test set"
-            figures["host_top1"] = proportion(accuracy.correct, accuracy.n, Kind.MEASURED_HOST, note)
+    if net := manifest.net:
+        note = "the whole test set on the exporting host"
+        figures["host_top1"] = proportion(net.correct, net.n, Kind.MEASURED_HOST, note)
     if answer.latency_seconds:
         for name, quantile in (("latency_p50", 0.5), ("latency_p90", 0.9)):
             value = float(np.quantile(answer.latency_seconds, quantile))

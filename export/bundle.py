@@ -17,7 +17,8 @@ from export.parity import fidelity, parity
 from export.sizes import layers, sizes
 from msq.atomic import atomic_file, atomic_folder, write_text
 from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest, Parity
-from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Checkpoint
+from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Accuracy, Checkpoint
+from msq.checkpoint import LABELS_FILE as TEST_LABELS_FILE
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError
 from msq.integer_model import IntegerModel
@@ -26,6 +27,8 @@ from runtimes.reference import ReferenceSession
 
 FIDELITY_IMAGES = 256
 """Test images on which the integer model is compared with the trained program."""
+BATCH = 64
+"""Images that the runtime is given at once."""
 
 Array = NDArray[Any]
 
@@ -73,7 +76,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             sizes=sizes(model, target, folder),
             parity=compared,
             fidelity=faithful,
-            accuracy=checkpoint.accuracy,
+            accuracy=(*checkpoint.accuracy, _deployed(adapter, folder, checkpoint_folder, checkpoint)),
             history=checkpoint.history,
             data=checkpoint.data,
             seed=checkpoint.seed,
@@ -98,6 +101,18 @@ def _images(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float32]:
     if stored.dtype != np.uint8 or stored.shape[1:] != wanted or not len(stored):
         raise BundleError(f"{path}: images are {stored.dtype} {stored.shape}, not uint8 (n, {wanted})")
     return normalise(stored[: max(FIDELITY_IMAGES, checkpoint.golden)], spec.mean, spec.std)
+
+
+def _deployed(adapter: runtimes.Adapter, bundle: Path, folder: Path, checkpoint: Checkpoint) -> Accuracy:
+    """Return the accuracy of the model as it is deployed: by the runtime here, over the whole test set."""
+    images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
+    labels = np.load(folder / TEST_LABELS_FILE, allow_pickle=False)
+    session, spec, correct = adapter.load(bundle, threads=1), checkpoint.input, 0
+    for start in range(0, len(images), BATCH):
+        batch = normalise(images[start : start + BATCH], spec.mean, spec.std)
+        output = session.run(batch)
+        correct += int((output.reshape(len(batch), -1).argmax(1) == labels[start : start + BATCH]).sum())
+    return Accuracy(what="deployed", correct=correct, n=len(images))
 
 
 def _golden(model: IntegerModel, adapter: runtimes.Adapter, folder: Path, images: NDArray[np.float32]) -> Parity:

@@ -104,6 +104,12 @@ class Manifest(Artefact):
     versions: dict[str, str]
     files: dict[str, str]
 
+    @property
+    def net(self) -> Accuracy | None:
+        """The accuracy of what is deployed; where only training looked, the trained net's; None where nobody did."""
+        found = {accuracy.what: accuracy for accuracy in self.accuracy if accuracy.n}
+        return found.get("deployed") or found.get("msq")
+
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Read manifest.json of a folder and verify every file it lists. Raises BundleError."""

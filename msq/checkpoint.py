@@ -66,9 +66,13 @@ class Site(Strict):
 
 
 class Accuracy(Strict):
-    """correct of n test images; what says which net, evaluated in which way."""
+    """correct of n test images; what says which net, evaluated in which way.
 
-    what: Literal["float", "ptq8", "msq"]
+    float, ptq8 and msq are nets of the training framework; deployed is the integer model made of the last one, run by
+    the bundle's runtime on the exporting host.
+    """
+
+    what: Literal["float", "ptq8", "msq", "deployed"]
     correct: int
     n: int
 

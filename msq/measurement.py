@@ -53,7 +53,7 @@ class Prediction(Strict):
 class Measurement(Artefact):
     """A device's answers for one bundle. figures holds what a report shows, by name.
 
-    Names in use: top1, host_top1 (the trained net's full test set, see checkpoint), model_bytes, weight_bytes,
+    Names in use: top1, host_top1 (Manifest.net: the full test set on the host), model_bytes, weight_bytes,
     resident_weight_bytes, peak_memory (only where it can be measured truly), latency_p50, latency_p90.
     """
 

@@ -1,14 +1,17 @@
 """The figures of a report: what a measurement holds and what follows exactly from it, each with its provenance."""
 
-from typing import Literal
-
 from msq.bundle import Manifest
 from msq.measurement import Device, Measurement, Prediction
 from msq.provenance import Figure, Kind, proportion
 
 LATENCY = "latency_"
 """What the names of the figures of latency begin with."""
-TITLES = {"float": "Float", "ptq8": "8-bit, post-training", "msq": "MSQ, mixed precision"}
+TITLES = {
+    "float": "Float",
+    "ptq8": "8-bit, post-training",
+    "msq": "MSQ, mixed precision",
+    "deployed": "MSQ, as deployed",
+}
 
 
 def observed(device: Device) -> Kind:
@@ -17,8 +20,8 @@ def observed(device: Device) -> Kind:
     return kinds[device.engine]
 
 
-def test_set_accuracy(manifest: Manifest, what: Literal["float", "ptq8", "msq"]) -> Figure | None:
-    """Return a net's top-1 on the full test set, evaluated on the host after training; None where it was not."""
+def test_set_accuracy(manifest: Manifest, what: str) -> Figure | None:
+    """Return a net's top-1 on the full test set, evaluated on the host; None where it was not."""
     for accuracy in manifest.accuracy:
         if accuracy.what == what and accuracy.n:
             return proportion(accuracy.correct, accuracy.n, Kind.MEASURED_HOST)
@@ -26,8 +29,8 @@ def test_set_accuracy(manifest: Manifest, what: Literal["float", "ptq8", "msq"])
 
 
 def test_set_accuracies(manifest: Manifest) -> dict[str, Figure]:
-    """Return the accuracies on the full test set by title: float, 8-bit, MSQ, as far as they are known."""
-    found = {TITLES[what]: test_set_accuracy(manifest, what) for what in ("float", "ptq8", "msq")}
+    """Return the accuracies on the full test set by title: float, 8-bit, MSQ trained and deployed, as far as known."""
+    found = {title: test_set_accuracy(manifest, what) for what, title in TITLES.items()}
     return {title: figure for title, figure in found.items() if figure}
 
 

@@ -1,9 +1,9 @@
 """Gates: whether a measurement may be released, and by how much each gate is met or missed.
 
-Accuracy is judged on the trained net's full test set, not on the device's sample, whose 95 % interval is wider
-than the drops that gates forbid. That is sound only while the device reproduces the host bit for bit; so where
-its outputs differ, the accuracy gates fail, and so does the standing gate `bit_exact`, which no recipe can switch
-off. How true the exported integers are to the trained net is the bundle's `fidelity`, which the page shows.
+Accuracy is judged on the full test set, run by the deployed model on the exporting host, and not on the device's
+sample, whose 95 % interval is wider than the drops that gates forbid. That is sound only while the device reproduces
+the host bit for bit; so where its outputs differ, the accuracy gates fail, and so does the standing gate `bit_exact`,
+which no recipe can switch off.
 
 Limits are compared as the decimal numbers that the recipe writes: 92.30 − 91.30 is 1 point, no more.
 """
@@ -78,7 +78,7 @@ def _bit_exact(measurement: Measurement) -> GateResult:
 
 
 def _top1(limit: float, measurement: Measurement) -> GateResult:
-    net = _accuracy(measurement.manifest, "msq")
+    net = measurement.manifest.net
     spare = _share(net) - _exact(limit) if net else None
     return _accuracy_gate(
         "min_top1",
@@ -91,7 +91,7 @@ def _top1(limit: float, measurement: Measurement) -> GateResult:
 
 
 def _drop(limit: float, measurement: Measurement) -> GateResult:
-    base, net = _accuracy(measurement.manifest, "float"), _accuracy(measurement.manifest, "msq")
+    base, net = _float(measurement.manifest), measurement.manifest.net
     drop = _share(base) - _share(net) if base and net else None
     found = None
     if drop is not None:
@@ -147,8 +147,8 @@ def _margin(spare: Fraction, amount: str) -> str:
     return f"{amount} to spare" if spare > 0 else f"missed by {amount}"
 
 
-def _accuracy(manifest: Manifest, what: Literal["float", "msq"]) -> Accuracy | None:
-    return next((accuracy for accuracy in manifest.accuracy if accuracy.what == what and accuracy.n), None)
+def _float(manifest: Manifest) -> Accuracy | None:
+    return next((accuracy for accuracy in manifest.accuracy if accuracy.what == "float" and accuracy.n), None)
 
 
 def _share(accuracy: Accuracy) -> Fraction:

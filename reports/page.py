@@ -98,17 +98,17 @@ def _content(measurement: Measurement, results: list[GateResult]) -> dict[str, A
 def summary(measurement: Measurement) -> str:
     """Return in a sentence or two what a reader in a hurry should know."""
     manifest = measurement.manifest
-    net = figures.test_set_accuracy(manifest, "msq")
+    net = manifest.net
     base = figures.test_set_accuracy(manifest, "float")
     ratio = manifest.sizes.float32_bytes / manifest.sizes.model_bytes
     taken = wording.size(manifest.sizes.model_bytes)
     said = f"At {manifest.average_bits:.2f} stored bits a weight the model file takes {taken}, "
     said += f"{ratio:.1f} times less than its weights in float32."
     if net:
-        said += f" It classifies {wording.percent(net.value)} of the test set correctly"
+        said += f" It classifies {wording.percent(net.top1)} of the test set correctly"
         if base:
-            side = "above" if net.value > base.value else "below"
-            said += f", {wording.points(net.value - base.value)} {side} the float model"
+            side = "above" if net.top1 > base.value else "below"
+            said += f", {wording.points(net.top1 - base.value)} {side} the float model"
         said += "."
     return said
 

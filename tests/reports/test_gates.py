@@ -54,6 +54,12 @@ def test_accuracy_is_judged_on_the_full_test_set_and_not_on_the_sample(emulated)
     assert evaluate(Gates(min_top1=0.9142), unlucky) == evaluate(Gates(min_top1=0.9142), emulated)
 
 
+def test_what_is_deployed_is_judged_and_not_the_net_it_was_made_of(emulated):
+    found = named(evaluate(Gates(min_top1=0.91), with_accuracy(emulated, float=9200, msq=9150, deployed=9099)))
+    assert not found["min_top1"].passed
+    assert found["min_top1"].found == "90.99 %"
+
+
 @given(float_correct=st.integers(0, 10_000), correct=st.integers(0, 10_000), limit=st.integers(0, 10_000))
 def test_limits_are_compared_exactly_as_the_decimals_that_were_written(emulated, float_correct, correct, limit):
     gates = Gates(min_top1=limit / 10_000, max_drop_vs_float=limit / 10_000)
