@@ -60,7 +60,8 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     with atomic_folder(out) as folder:
         model = model.save(folder)
         target.lower(model, folder)
-        compared = _golden(model, adapter, folder, images[: checkpoint.golden])
+        session = adapter.load(folder, threads=1)
+        compared = _golden(model, session, folder, images[: checkpoint.golden])
         (folder / LABELS_FILE).write_text(json.dumps(checkpoint.labels, indent=1) + "\n", encoding="utf-8")
         manifest = Manifest(
             name=checkpoint.recipe,
@@ -76,7 +77,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             sizes=sizes(model, target, folder),
             parity=compared,
             fidelity=faithful,
-            accuracy=(*checkpoint.accuracy, _deployed(adapter, folder, checkpoint_folder, checkpoint)),
+            accuracy=(*checkpoint.accuracy, _deployed(session, checkpoint_folder, checkpoint)),
             history=checkpoint.history,
             data=checkpoint.data,
             seed=checkpoint.seed,
@@ -103,11 +104,11 @@ def _images(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float32]:
     return normalise(stored[: max(FIDELITY_IMAGES, checkpoint.golden)], spec.mean, spec.std)
 
 
-def _deployed(adapter: runtimes.Adapter, bundle: Path, folder: Path, checkpoint: Checkpoint) -> Accuracy:
+def _deployed(session: runtimes.Session, folder: Path, checkpoint: Checkpoint) -> Accuracy:
     """Return the accuracy of the model as it is deployed: by the runtime here, over the whole test set."""
     images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
     labels = np.load(folder / TEST_LABELS_FILE, allow_pickle=False)
-    session, spec, correct = adapter.load(bundle, threads=1), checkpoint.input, 0
+    spec, correct = checkpoint.input, 0
     for start in range(0, len(images), BATCH):
         batch = normalise(images[start : start + BATCH], spec.mean, spec.std)
         output = session.run(batch)
@@ -115,10 +116,9 @@ def _deployed(adapter: runtimes.Adapter, bundle: Path, folder: Path, checkpoint:
     return Accuracy(what="deployed", correct=correct, n=len(images))
 
 
-def _golden(model: IntegerModel, adapter: runtimes.Adapter, folder: Path, images: NDArray[np.float32]) -> Parity:
+def _golden(model: IntegerModel, session: runtimes.Session, folder: Path, images: NDArray[np.float32]) -> Parity:
     """Write golden.npz and return how the runtime here compares with the oracle."""
     oracle = ReferenceSession(model).tensors(images)
-    session = adapter.load(folder, threads=1)
     host = session.tensors(images)
     compared = parity(model, oracle, host)
     # The probe's outputs speak for the deployed file only if both give the same result.

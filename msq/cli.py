@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 
 from msq import __version__, plugins
 from msq.artefact import as_json
@@ -229,13 +230,7 @@ def main() -> None:
 
 
 def _fail(error: MsqError) -> int:
-    _messages.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+    _messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.hint:
-        _messages.print(f"[bold]hint:[/] {_escape(error.hint)}", highlight=False, soft_wrap=True)
+        _messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
     return error.exit_code
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
