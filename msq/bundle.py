@@ -108,7 +108,7 @@ class Manifest(Artefact):
     def net(self) -> Accuracy | None:
         """The accuracy of what is deployed; where only training looked, the trained net's; None where nobody did."""
         found = {accuracy.what: accuracy for accuracy in self.accuracy if accuracy.n}
-        return found.get("deployed") or found.get("msq")
+        return found.get("deployed") or found.get("trained")
 
     @classmethod
     def open(cls, folder: Path) -> Self:

@@ -23,7 +23,7 @@ TENSORS_FILE = "tensors.safetensors"
 IMAGES_FILE = "evaluation/images.npy"
 LABELS_FILE = "evaluation/labels.npy"
 
-Representation = Literal["sign_magnitude", "offset"]
+Representation = Literal["sign_magnitude", "offset", "twos_complement"]
 
 
 class InputSpec(Strict):
@@ -68,11 +68,11 @@ class Site(Strict):
 class Accuracy(Strict):
     """correct of n test images; what says which net, evaluated in which way.
 
-    float, ptq8 and msq are nets of the training framework; deployed is the integer model made of the last one, run by
-    the bundle's runtime on the exporting host.
+    float, ptq8 and trained are nets of the training framework; deployed is the integer model made of the last one, run
+    by the bundle's runtime on the exporting host.
     """
 
-    what: Literal["float", "ptq8", "msq", "deployed"]
+    what: Literal["float", "ptq8", "trained", "deployed"]
     correct: int
     n: int
 

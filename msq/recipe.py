@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msq.artefact import Strict
 from msq.errors import RecipeError
@@ -39,10 +39,28 @@ class FloatRun(Strict):
     checkpoint: Path | None = None
 
 
-class Budget(Strict):
-    """What the deployed weights may take. average_bits counts stored bits a weight, signs included."""
+class LatencyBudget(Strict):
+    """ms: most milliseconds of all layers together, by a table of milliseconds for every layer and stored width."""
 
-    average_bits: float = Field(gt=0, le=8)
+    ms: float = Field(gt=0)
+    table: Path
+
+
+class Budget(Strict):
+    """What the deployed weights may take, in one of three units.
+
+    average_bits counts stored bits a weight, signs included; kilobytes is the packed file, scales and biases included.
+    """
+
+    average_bits: float | None = Field(None, gt=0, le=8)
+    kilobytes: float | None = Field(None, gt=0)
+    latency: LatencyBudget | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if sum(unit is not None for unit in (self.average_bits, self.kilobytes, self.latency)) != 1:
+            raise ValueError("give exactly one of average_bits, kilobytes and latency")
+        return self
 
 
 class Activations(Strict):

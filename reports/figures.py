@@ -9,7 +9,7 @@ LATENCY = "latency_"
 TITLES = {
     "float": "Float",
     "ptq8": "8-bit, post-training",
-    "msq": "MSQ, mixed precision",
+    "trained": "as trained, mixed precision",
     "deployed": "MSQ, as deployed",
 }
 

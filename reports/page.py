@@ -84,7 +84,9 @@ def _content(measurement: Measurement, results: list[GateResult]) -> dict[str, A
         "most_classes": MOST_CLASSES,
         "absences": absences(measurement),
         "test_set_chart": _accuracy_chart("Top-1 on the full test set", test_set),
-        "device_chart": _accuracy_chart("Top-1 on the device", {figures.TITLES["msq"]: on_device} if on_device else {}),
+        "device_chart": _accuracy_chart(
+            "Top-1 on the device", {figures.TITLES["trained"]: on_device} if on_device else {}
+        ),
         "class_chart": _class_chart(answers),
         "layer_chart": charts.layers(manifest.layers, _layers_in_words(measurement)) if manifest.layers else None,
         "history_charts": _history_charts(records, manifest.budget_bits),

@@ -46,6 +46,6 @@ def test_a_recipe_becomes_a_report_of_every_device_and_all_compute_the_same(reci
     assert manifest.sizes.weight_bytes == int(np.ceil(stored))
     sizes = manifest.sizes
     assert sizes.model_bytes <= 1.02 * (sizes.weight_bytes + sizes.parameter_bytes) + 32 * 1024
-    assert [accuracy.what for accuracy in manifest.accuracy] == ["float", "ptq8", "msq", "deployed"]
+    assert [accuracy.what for accuracy in manifest.accuracy] == ["float", "ptq8", "trained", "deployed"]
     assert manifest.net is not None and manifest.net.n == len(pi.predictions)
     assert sum(said.label == said.predicted for said in pi.predictions) == manifest.net.correct

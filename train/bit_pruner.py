@@ -4,7 +4,7 @@ Source: MSQ (arXiv 2507.22349). Ω is HAWQ-V2's average trace times perturbation
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,9 +13,11 @@ from torch import Tensor
 from msq.artefact import Strict
 from msq.checkpoint import Representation
 from msq.errors import BudgetError
+from msq.recipe import Budget
 from train.hessian import layer_traces
 from train.quantize import QuantizedModel, Site
-from train.weight_quantizer import stored_bits
+from train.target import Target
+from train.weight_quantizer import WeightQuantizer, stored_bits
 
 
 class PruningRule(Strict):
@@ -35,6 +37,8 @@ class PruningRule(Strict):
     minimum_bits: int | None = Field(None, ge=0, le=8)
     """Stored bits that every layer keeps; default: the fewest that still hold a value. 0: a layer that a residual
     path goes round may end empty."""
+    perturbation: Literal["rounding", "drop"] = "rounding"
+    """What Ω perturbs a layer by: rounding, ‖W_n − W‖², or drop, ‖W_(n−p) − W_n‖²."""
     hessian_samples: int = Field(2, ge=0)
     """Random vectors of a trace estimate; 0 leaves the Hessian out: every layer loses one bit at a time."""
     hessian_batch: int = Field(64, ge=1)
@@ -46,24 +50,23 @@ class BitPruner:
 
     Args:
         model: the quantized model; widths are set in place.
-        rule: the method's options. target: stored bits a weight to reach.
+        rule: the method's options. budget: what to reach.
     Raises:
-        BudgetError: the target is below what the layers' smallest widths give.
+        BudgetError: the budget is below what the layers' smallest widths take.
     """
 
-    def __init__(self, model: QuantizedModel, rule: PruningRule, target: float) -> None:
-        self.model, self.rule, self.target, self.events = model, rule, target, 1
+    def __init__(self, model: QuantizedModel, rule: PruningRule, budget: Budget) -> None:
+        self.model, self.rule, self.target, self.events = model, rule, Target(budget, model), 1
         self.floor = {site.name: self._smallest_n(site) for site in model.sites}
-        bits = {s.name: stored_bits(rule.representation, self.floor[s.name]) for s in model.sites}
-        least = sum(bits[s.name] * s.numel for s in model.sites) / model.weights
-        if target < least:
+        least = sum(self._size(site, self.floor[site.name]) for site in model.sites)
+        if self.target.limit < least:
             raise BudgetError(
-                f"a budget of {target:g} bits a weight is below {least:.2f}, "
+                f"a budget of {self.target.say(self.target.limit)} is below {self.target.say(least)}, "
                 f"the least that {rule.representation} weights take at 1 bit a layer",
-                hint=f"raise budget.average_bits to {least:.2f} or more"
+                hint="raise the budget"
                 + (", or use representation: offset" if rule.representation == "sign_magnitude" else ""),
             )
-        self.start = model.average_bits
+        self.start = self.target.size()
         self.event = 0
         self.drop = {site.name: 1 for site in model.sites}
         """p: how many low bits a layer is emptying."""
@@ -78,7 +81,7 @@ class BitPruner:
     @property
     def done(self) -> bool:
         """Whether the budget is met: the widths are final."""
-        return self.model.average_bits <= self.target
+        return self.target.size() <= self.target.limit
 
     def add_penalty_gradient(self) -> None:
         """Add the gradient of λ Σ|B_p| to the weights' gradients.
@@ -86,7 +89,7 @@ class BitPruner:
         Added to the gradient, the term needs neither a graph nor a change to the user's loss.
         """
         for site in self.model.sites:
-            quantizer, weight = site.quantizer, site.weight
+            quantizer, weight = _quantizer(site), site.weight
             if weight.grad is None or quantizer.n <= self.floor[site.name]:
                 continue
             drop = min(self.drop[site.name], quantizer.n - self.floor[site.name])
@@ -101,37 +104,60 @@ class BitPruner:
         self.event += 1
         if self.rule.hessian_samples:
             self._estimate_traces(loss, generator)
-        self._measure()
+        self._look()
         # Bits that go faster than the pace take away what the weights were to adapt to one by one.
-        goal = self._pace() if self.rule.keep_pace else self.target
+        goal = self._pace() if self.rule.keep_pace else self.target.limit
         for site in sorted(self._spare(), key=self._cost):
             if self.beta[site.name] < self.rule.alpha:
                 for _ in range(self.drop[site.name]):
-                    if self.model.average_bits > goal and site in self._spare():
-                        site.quantizer.set_n(site.quantizer.n - 1)
-        while self.rule.keep_pace and self.model.average_bits > goal:
-            cheapest = min(self._spare(), key=self._cost)
-            cheapest.quantizer.set_n(cheapest.quantizer.n - 1)
-        self._measure()
-        self._choose_drops()
+                    if self.target.size() > goal and site in self._spare():
+                        _step(site, -1)
+        while self.rule.keep_pace and self.target.size() > goal:
+            _step(min(self._spare(), key=self._cost), -1)
+        if self.done:
+            self._give_back()
+        self._look()
+        self._weigh()
 
     def _pace(self) -> float:
-        return self.start + (self.target - self.start) * min(1.0, self.event / self.events)
+        return self.start + (self.target.limit - self.start) * min(1.0, self.event / self.events)
+
+    def _size(self, site: Site, n: int) -> float:
+        return self.target.size_of(site, stored_bits(self.rule.representation, n))
 
     def _spare(self) -> list[Site]:
         """Return the layers that have bits to spare."""
-        return [site for site in self.model.sites if site.quantizer.n > self.floor[site.name]]
+        return [site for site in self.model.sites if _quantizer(site).n > self.floor[site.name]]
 
     def _cost(self, site: Site) -> float:
-        """Expected rise of the loss for one bit less, per bit of use: ½ · mean curvature · ‖ΔW‖² / bits (½ left out).
+        """Expected rise of the loss for one bit less, per unit of use: ½ · mean curvature · ‖ΔW‖² / saved (½ left out).
 
-        Bits beyond the budget are of no use: near its end a large layer's bit is weighed for what is still to be
-        saved, so that it neither overshoots the budget for little nor lets small layers bleed for the rest.
+        What is saved beyond the budget is of no use: near its end a large layer's bit is weighed for what is still to
+        be saved, so that it neither overshoots the budget for little nor lets small layers bleed for the rest.
         """
-        quantizer = site.quantizer
-        change = (quantizer.at(site.weight, quantizer.n - 1) - quantizer.at(site.weight, quantizer.n)).square().sum()
-        excess = (self.model.average_bits - self.target) * self.model.weights
-        return self._curvature(site) * float(change) / max(min(site.numel, excess), 1.0)
+        n = _quantizer(site).n
+        saved = self._size(site, n) - self._size(site, n - 1)
+        return self._harm(site, n, n - 1) / max(min(saved, self.target.size() - self.target.limit), 1e-9)
+
+    def _give_back(self) -> None:
+        """Spend what the last, large drop saved too much: one bit each where it helps most and still fits."""
+        most = _most_n(self.rule.representation)
+        while True:
+            spare = self.target.limit - self.target.size()
+            fitting = [
+                site
+                for site in self.model.sites
+                if 0 < (n := _quantizer(site).n) < most and self._size(site, n + 1) - self._size(site, n) <= spare
+            ]
+            if not fitting:
+                return
+            _step(max(fitting, key=lambda site: self._harm(site, _quantizer(site).n + 1, _quantizer(site).n)), +1)
+
+    def _harm(self, site: Site, n: int, fewer: int) -> float:
+        """Return mean curvature · ‖ΔW‖² of going from n code bits to fewer."""
+        quantizer = _quantizer(site)
+        change = (quantizer.at(site.weight, fewer) - quantizer.at(site.weight, n)).square().sum()
+        return self._curvature(site) * float(change)
 
     def _curvature(self, site: Site) -> float:
         """Mean curvature of a layer's weights: Tr(H_l) / n_l; 1 where nothing is known of it.
@@ -157,19 +183,28 @@ class BitPruner:
             old = self.trace.get(site.name, estimate)
             self.trace[site.name] = 0.5 * old + 0.5 * estimate
 
-    def _measure(self) -> None:
+    def _look(self) -> None:
+        """Measure β of every layer."""
         for site in self.model.sites:
-            quantizer, n = site.quantizer, site.quantizer.n
-            drop = min(self.drop[site.name], n - self.floor[site.name])
+            quantizer = _quantizer(site)
+            drop = min(self.drop[site.name], quantizer.n - self.floor[site.name])
             self.beta[site.name] = quantizer.nonempty(site.weight, drop) if drop > 0 else 1.0
-            lost = (quantizer.at(site.weight, n) - site.weight.detach()).square().sum()
-            self.omega[site.name] = self._curvature(site) * float(lost)
 
-    def _choose_drops(self) -> None:
+    def _weigh(self) -> None:
+        """Renew Ω, and p from it: the less sensitive layers empty two bits at once."""
+        for site in self.model.sites:
+            quantizer = _quantizer(site)
+            n = quantizer.n
+            if self.rule.perturbation == "drop":
+                lost = max(n - self.drop[site.name], 0)
+                change = quantizer.at(site.weight, lost) - quantizer.at(site.weight, n)
+            else:
+                change = quantizer.at(site.weight, n) - site.weight.detach()
+            self.omega[site.name] = self._curvature(site) * float(change.square().sum())
         mean = sum(self.omega.values()) / len(self.omega)
         for site in self.model.sites:
             insensitive = self.rule.hessian_samples > 0 and self.omega[site.name] < mean
-            self.drop[site.name] = 2 if insensitive and site.quantizer.n - self.floor[site.name] > 2 else 1
+            self.drop[site.name] = 2 if insensitive and _quantizer(site).n - self.floor[site.name] > 2 else 1
 
     def _smallest_n(self, site: Site) -> int:
         least = self.rule.minimum_bits
@@ -190,3 +225,18 @@ class BitPruner:
         """Take up where state_dict left off."""
         for key, value in state.items():
             setattr(self, key, value)
+
+
+def _quantizer(site: Site) -> WeightQuantizer:
+    quantizer = site.quantizer
+    assert isinstance(quantizer, WeightQuantizer)
+    return quantizer
+
+
+def _step(site: Site, bits: int) -> None:
+    _quantizer(site).set_n(_quantizer(site).n + bits)
+
+
+def _most_n(representation: Representation) -> int:
+    """Return the code bits at eight stored bits."""
+    return 7 if representation == "sign_magnitude" else 8

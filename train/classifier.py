@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softmax
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,6 +20,8 @@ from train.quantize import QuantizedModel
 from train.schedule import Phase
 
 Batch = tuple[Tensor, Tensor]
+TEMPERATURE = 4.0
+"""Softens the answers in distillation (Hinton, arXiv 1503.02531, section 2)."""
 
 
 class Classifier(L.LightningModule):
@@ -30,6 +32,7 @@ class Classifier(L.LightningModule):
         phase: how to train. loader: the training batches.
         seed: with the epoch it decides all randomness, so that an epoch can be redone exactly.
         say: is told every epoch's record, and the seconds all epochs took so far.
+        teacher: the float net, for a phase that distils.
     """
 
     def __init__(
@@ -39,19 +42,33 @@ class Classifier(L.LightningModule):
         loader: BatchLoader,
         seed: int,
         say: Callable[[EpochRecord, float], None],
+        teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self._say = say
         self.net, self._phase, self._loader, self._seed = net, phase, loader, seed
+        # In a list, the teacher is neither trained nor saved as a part of this module.
+        self._teachers = [teacher.eval()] if teacher is not None and phase.distillation else []
         self.history: list[EpochRecord] = []
         self.seconds = 0.0
         self._loss_sum = torch.zeros(())
         self._epoch_began = 0.0
 
+    @property
+    def _teacher(self) -> nn.Module | None:
+        return self._teachers[0].to(self.device) if self._teachers else None
+
     def loss(self, batch: Batch) -> Tensor:
         """Return the task loss of a batch, a scalar."""
         images, labels = batch
-        return cross_entropy(self.net(images).float(), labels, label_smoothing=self._phase.label_smoothing)
+        logits = self.net(images).float()
+        loss = cross_entropy(logits, labels, label_smoothing=self._phase.label_smoothing)
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = softmax(self._teacher(images).float() / TEMPERATURE, 1)
+        share = self._phase.distillation
+        return (1 - share) * loss + share * TEMPERATURE**2 * cross_entropy(logits / TEMPERATURE, wanted)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; it is summed on the device, for reading it would make every step wait."""

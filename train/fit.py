@@ -27,6 +27,7 @@ from train.data.loader import BatchLoader
 from train.package import write_checkpoint
 from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
+from train.target import Target
 from train.trainer import PhaseResult, rank_of_this_process, run_phase
 
 CALIBRATION_BATCHES = 8
@@ -56,7 +57,7 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     net = module.build(model_options, data.input, len(data.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A budget that cannot be met is refused before an hour of float training, not after it.
-    method.phase(method.wrap(copy.deepcopy(net), options, recipe.activations, data.input), options, recipe.budget, 0)
+    method.phases(method.wrap(copy.deepcopy(net), options, recipe.activations, data.input), options, recipe.budget, 0)
 
     key = recipe.model_dump(
         mode="json", include={"data", "model", "float_run", "seed", "precision", "devices", "nodes"}
@@ -71,25 +72,33 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     ptq8_correct = count_correct(baseline, tests)
     console.print(f"float {float_correct / n:.2%}, 8-bit after training {ptq8_correct / n:.2%}", highlight=False)
 
+    teacher = copy.deepcopy(net)
     model = method.wrap(net, options, recipe.activations, data.input)
     calibrate(model, data, recipe.seed)
-    phase = method.phase(model, options, recipe.budget, recipe.seed)
     key |= recipe.model_dump(mode="json", include={"method", "budget", "activations"})
     folder = work / f"{recipe.method.name}-{_digest(key)}"
-    result = run_phase(model, phase, data, recipe, recipe.float_run.batch_size, folder, console)
+    results = [before]
+    for number, phase in enumerate(method.phases(model, options, recipe.budget, recipe.seed)):
+        phase.begin()
+        where = folder / f"{number}-{phase.name}"
+        results.append(run_phase(model, phase, data, recipe, recipe.float_run.batch_size, where, console, teacher))
     correct = count_correct(model, tests)
-    console.print(f"{phase.name} {correct / n:.2%} at {model.average_bits:.2f} stored bits a weight", highlight=False)
+    reached = f"{correct / n:.2%} at {model.average_bits:.2f} stored bits a weight"
+    console.print(f"{recipe.method.name} {reached}", highlight=False)
     accuracy = (
         Accuracy(what="float", correct=float_correct, n=n),
         Accuracy(what="ptq8", correct=ptq8_correct, n=n),
-        Accuracy(what="msq", correct=correct, n=n),
+        Accuracy(what="trained", correct=correct, n=n),
     )
     if first:
         sha256 = hashlib.sha256(recipe_file.text.encode()).hexdigest()
-        history, seconds = (*before.history, *result.history), before.seconds + result.seconds
-        write_checkpoint(model, data, recipe, sha256, accuracy, history, result.measures, seconds, out)
+        history = tuple(record for result in results for record in result.history)
+        seconds = sum(result.seconds for result in results)
+        write_checkpoint(model, data, recipe, sha256, accuracy, history, results[-1].measures, seconds, out)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+    # Said at the very end: what was trained is kept even where it is too large.
+    Target(recipe.budget, model).check()
     return Checkpoint.open(out)
 
 

@@ -59,7 +59,7 @@ def write_checkpoint(
         np.save(folder / LABELS_FILE, data.test_labels.numpy())
         tensors: dict[str, Tensor] = {}
         for site in model.sites:
-            codes, scale = site.quantizer.codes(site.weight)
+            codes, scale = site.codes()
             tensors |= {f"{site.name}.codes": codes.contiguous(), f"{site.name}.scale": scale.contiguous()}
         save_file(tensors, folder / TENSORS_FILE)
         sites = tuple(_site(site_, *measures.get(site_.name, (None, None))) for site_ in model.sites)
@@ -105,9 +105,9 @@ def _site(site: QuantizedSite, beta: float | None, omega: float | None) -> Site:
         name=site.name,
         op=site.op,
         parameter=f"{site.name}.weight",
-        shape=tuple(site.weight.shape),
+        shape=site.shape,
         bits=quantizer.stored_bits,
-        paper_bits=quantizer.n,
+        paper_bits=quantizer.paper_bits,
         a=quantizer.grid.a,
         z=quantizer.grid.z,
         granularity="per_channel" if quantizer.per_channel else "per_tensor",

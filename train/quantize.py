@@ -1,26 +1,20 @@
 """One call makes a user's torch model quantized: `quantize(model, example)`; its layers become sites."""
 
-import operator
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from msq.checkpoint import Representation
 from msq.errors import TrainingError
 from train.activation_quantizer import ActivationQuantizer
+from train.layer_quantizer import LayerQuantizer
+from train.placement import insert_activation_quantizers, on_residual_paths
 from train.weight_quantizer import WeightQuantizer
-
-_ADDS: set[Any] = {operator.add, operator.iadd, torch.add}
-_POOLS: set[Any] = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"}
-_FUSED_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh)
-_FUSED_FUNCTIONS: set[Any] = {F.relu, F.relu6, torch.relu, "relu", "relu_"}
-_COMPUTING_MODULES = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
 
 
 @dataclass(frozen=True)
@@ -33,22 +27,49 @@ class Site:
     removable: bool
 
     @property
-    def quantizer(self) -> WeightQuantizer:
-        """The layer's weight quantizer."""
+    def quantizer(self) -> LayerQuantizer:
+        """What makes the layer's weight of the trained tensors."""
         quantizer = self.layer.parametrizations["weight"][0]  # type: ignore[index]
-        assert isinstance(quantizer, WeightQuantizer)
+        assert isinstance(quantizer, LayerQuantizer)
         return quantizer
 
     @property
+    def trained(self) -> tuple[nn.Parameter, ...]:
+        """The tensors that are trained in the weight's place: most often one, a float weight of the same shape."""
+        parametrization = self.layer.parametrizations["weight"]  # type: ignore[index]
+        assert isinstance(parametrization, parametrize.ParametrizationList)
+        if hasattr(parametrization, "original"):
+            return (parametrization.original,)  # type: ignore[return-value]
+        return tuple(getattr(parametrization, f"original{i}") for i in range(parametrization.ntensors))
+
+    @property
     def weight(self) -> nn.Parameter:
-        """The float weight that is trained."""
-        original: nn.Parameter = self.layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
-        return original
+        """The float weight that is trained, of a quantizer that trains one."""
+        (weight,) = self.trained
+        return weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight: (out, in / groups, height, width) or (out, in)."""
+        layer = self.layer
+        if isinstance(layer, nn.Conv2d):
+            return (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+        return (layer.out_features, layer.in_features)
 
     @property
     def numel(self) -> int:
         """Number of weights."""
-        return self.weight.numel()
+        return math.prod(self.shape)
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Return the stored codes (uint8, the weight's shape) and the scale of a code step (float32, (out,))."""
+        with torch.no_grad():
+            return self.quantizer.codes(*self.trained)
+
+    def requantize(self, quantizer: LayerQuantizer) -> None:
+        """Train the weight as it is now through another quantizer."""
+        parametrize.remove_parametrizations(self.layer, "weight", leave_parametrized=True)
+        parametrize.register_parametrization(self.layer, "weight", quantizer, unsafe=True)
 
 
 class QuantizedModel(nn.Module):
@@ -104,10 +125,8 @@ class QuantizedModel(nn.Module):
 
 def quantize(
     model: nn.Module,
+    make: Callable[[Tensor], LayerQuantizer] | None = None,
     *,
-    representation: Representation = "sign_magnitude",
-    levels: int | None = None,
-    per_channel: bool = True,
     activation_bits: int = 8,
     learned_range: bool = True,
     input_range: tuple[float, float] | None = None,
@@ -116,12 +135,13 @@ def quantize(
 
     Args:
         model: a module that torch.fx can trace; its layers are taken over, not copied.
-        representation: see WeightQuantizer. levels: code bits n at the start; default: 8 stored bits.
+        make: returns a new quantizer for a layer's float weight; default: MSQ's, 8 stored bits.
         activation_bits: 2..8. learned_range: train the activations' scales.
         input_range: (lowest, highest) value the input can take, where it is known; else it is calibrated.
     Raises:
         TrainingError: the model cannot be traced, or has nothing to quantize.
     """
+    make = make or (lambda weight: WeightQuantizer("sign_magnitude", 7))
     try:
         graph = fx.symbolic_trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -130,89 +150,14 @@ def quantize(
             f"{type(model).__name__} cannot be traced: {reason}",
             hint="control flow must not depend on tensor values; wrap such code with torch.fx.wrap",
         ) from None
-    start = levels if levels is not None else (7 if representation == "sign_magnitude" else 8)
-    removable = _on_residual_paths(graph)
+    removable = on_residual_paths(graph)
     sites: list[Site] = []
     for name, layer in graph.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            quantizer = WeightQuantizer(representation, start, per_channel)
-            parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
+            parametrize.register_parametrization(layer, "weight", make(layer.weight.detach()), unsafe=True)
             op: Literal["conv2d", "linear"] = "conv2d" if isinstance(layer, nn.Conv2d) else "linear"
             sites.append(Site(name, op, layer, name in removable))
     if not sites:
         raise TrainingError(f"{type(model).__name__} has no Conv2d or Linear layer to quantize")
-    _insert_activation_quantizers(graph, lambda: ActivationQuantizer(activation_bits, learned_range), input_range)
+    insert_activation_quantizers(graph, lambda: ActivationQuantizer(activation_bits, learned_range), input_range)
     return QuantizedModel(graph, sites)
-
-
-def _insert_activation_quantizers(
-    graph: fx.GraphModule, make: Callable[[], ActivationQuantizer], input_range: tuple[float, float] | None
-) -> None:
-    for node in list(graph.graph.nodes):
-        if node.op != "placeholder" and not _computes(graph, node):
-            continue
-        last = _end_of_fusion(graph, node)
-        quantizer = make()
-        if node.op == "placeholder" and input_range is not None:
-            quantizer.fix_range(*input_range)
-        name = f"{last.name}_quantizer"
-        graph.add_submodule(name, quantizer)
-        with graph.graph.inserting_after(last):
-            quantized = graph.graph.call_module(name, (last,))
-        last.replace_all_uses_with(quantized)
-        quantized.args = (last,)
-    graph.recompile()
-
-
-def _computes(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node yields values on a grid of their own (and does not merely pass its input's on)."""
-    if node.op == "call_module":
-        return isinstance(graph.get_submodule(str(node.target)), _COMPUTING_MODULES)
-    return node.target in _ADDS | _POOLS | {F.conv2d, F.linear}
-
-
-def _end_of_fusion(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Follow the batch norm and the activation function that a device runs as part of `node`."""
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        if user.op == "call_module":
-            fused = isinstance(graph.get_submodule(str(user.target)), _FUSED_MODULES)
-        else:
-            fused = user.target in _FUSED_FUNCTIONS
-        if not fused:
-            break
-        node = user
-    return node
-
-
-def _on_residual_paths(graph: fx.GraphModule) -> set[str]:
-    """Return the layers that only feed an addition whose other input does not pass through them.
-
-    Of one addition's inputs at most one may vanish: the layer with the most weights.
-    """
-    found: dict[fx.Node, list[str]] = {}
-    for node in graph.graph.nodes:
-        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), nn.Conv2d):
-            last = _end_of_fusion(graph, node)
-            if len(last.users) == 1 and (join := next(iter(last.users))).target in _ADDS:
-                others = [other for other in join.all_input_nodes if other is not last]
-                if others and all(node not in _ancestors(other) for other in others):
-                    found.setdefault(join, []).append(str(node.target))
-    return {max(names, key=lambda name: _weights(graph, name)) for names in found.values()}
-
-
-def _weights(graph: fx.GraphModule, name: str) -> int:
-    weight = graph.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight.numel()
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    seen: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        current = waiting.pop()
-        if current not in seen:
-            seen.add(current)
-            waiting.extend(current.all_input_nodes)
-    return seen

@@ -19,8 +19,12 @@ class Phase:
     learning_rate: float
     weight_decay: float
     label_smoothing: float = 0.0
+    distillation: float = 0.0
+    """Share of the loss that compares with the float net's answers; the rest compares with the labels."""
     warmup: float = 0.3
     hold: float = 0.3
+    begin: Callable[[], None] = lambda: None
+    """Called before the phase, after the phase before it has ended or was loaded: may change what is trained."""
     callbacks: tuple[Callback, ...] = ()
     measures: Callable[[], Mapping[str, tuple[float | None, float | None]]] = dict
     """(β, Ω) of every site at the end, where the method knows them."""

@@ -49,7 +49,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def run_phase(
-    net: torch.nn.Module, phase: Phase, data: Dataset, recipe: Recipe, batch_size: int, folder: Path, console: Console
+    net: torch.nn.Module,
+    phase: Phase,
+    data: Dataset,
+    recipe: Recipe,
+    batch_size: int,
+    folder: Path,
+    console: Console,
+    teacher: torch.nn.Module | None = None,
 ) -> PhaseResult:
     """Train `net` in place through a phase; a finished phase is loaded, an interrupted one goes on.
 
@@ -58,6 +65,7 @@ def run_phase(
 
     Args:
         net: trained in place. folder: holds the phase's checkpoint and result; keyed by the caller.
+        teacher: the float net, which a phase may distil from.
     Raises:
         TrainingError: the loss is not a number. StorageError: a checkpoint cannot be written.
     """
@@ -77,7 +85,7 @@ def run_phase(
                 highlight=False,
             )
 
-    module = Classifier(net, phase, loader, recipe.seed, say)
+    module = Classifier(net, phase, loader, recipe.seed, say, teacher)
     last = folder / "last.ckpt"
     trainer = L.Trainer(
         max_epochs=phase.epochs,

@@ -1,23 +1,14 @@
 """The weight quantizer of one layer: its width, its representation, and how codes become weights."""
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msq.checkpoint import Representation
+from train.layer_quantizer import Grid, LayerQuantizer
 from train.roundclamp import lsb_residue, roundclamp
 
 
-class Grid(NamedTuple):
-    """The stored integers of a layer: weight = scale · (a·u − z) with a code u of `bits` bits (msq.integer_model)."""
-
-    bits: int
-    a: int
-    z: int
-
-
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(LayerQuantizer):
     """Quantizes a weight on the way into its layer; registered as a parametrization of `weight`.
 
     Two representations of a weight W in [0, 1], both with the divisor 2^n, so that dropping empty low bits
@@ -56,13 +47,18 @@ class WeightQuantizer(nn.Module):
         return stored_bits(self.representation, self._n)
 
     @property
+    def paper_bits(self) -> int:
+        """Code bits n: the paper leaves the sign out."""
+        return self._n
+
+    @property
     def grid(self) -> Grid:
         """How the stored codes are read."""
         if self.stored_bits == 0:
             return Grid(0, 1, 0)
         return Grid(self.stored_bits, 1, 1 << (self.stored_bits - 1))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor) -> Tensor:  # type: ignore[override]
         """Return the dequantized weight, same shape, float32; the gradient is that of the identity."""
         if not self.enabled:
             return weight
@@ -103,7 +99,7 @@ class WeightQuantizer(nn.Module):
             normalised, sign, top = self._normalise(weight)
             return self._dequantize(roundclamp(normalised, n), sign, top, n)
 
-    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return the stored codes (uint8, the weight's shape) and the scale of a code step (float32, (out,))."""
         with torch.no_grad():
             normalised, sign, top = self._normalise(weight)

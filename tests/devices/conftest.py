@@ -132,7 +132,7 @@ def write_bundle(folder: Path, runtime: str, model: IntegerModel, images: np.nda
             resident_note=note,
         ),
         parity=Parity(tensors=len(oracle), values=sum(value.size for value in oracle.values()), max_lsb=0),
-        accuracy=(Accuracy(what="msq", correct=180, n=300),),
+        accuracy=(Accuracy(what="trained", correct=180, n=300),),
         history=(),
         data=DataId(name="noise", sha256="0" * 64, train=0, test=300),
         seed=0,

@@ -220,7 +220,7 @@ def write_checkpoint(folder: Path, net: nn.Module, widths: Sequence[int] = (8, 4
         activation_bits=8,
         average_bits=sum(site.bits * int(np.prod(site.shape)) for site in sites) / weights,
         paper_compression=None,
-        accuracy=(Accuracy(what="float", correct=80, n=96), Accuracy(what="msq", correct=79, n=96)),
+        accuracy=(Accuracy(what="float", correct=80, n=96), Accuracy(what="trained", correct=79, n=96)),
         history=(EpochRecord(phase="float", epoch=0, loss=1.0, average_bits=32),),
         data=DataId(name="blocks", sha256="0" * 64, train=0, test=len(images)),
         golden=golden,

@@ -105,7 +105,7 @@ def test_a_budget_below_one_bit_a_layer_is_refused_before_any_training(
     path = recipe(tmp_path, images, budget={"average_bits": 0.9}, method=method)
     code, said = run(capsys, *train(tmp_path, path))
     assert code == 4
-    assert f"0.9 bits a weight is below {least}" in said
+    assert f"0.90 bits a weight is below {least} bits a weight" in said
     assert not (tmp_path / "work").exists()
 
 

@@ -99,7 +99,7 @@ def manifest() -> Manifest:
         accuracy=(
             Accuracy(what="float", correct=9204, n=10_000),
             Accuracy(what="ptq8", correct=9198, n=10_000),
-            Accuracy(what="msq", correct=9142, n=10_000),
+            Accuracy(what="trained", correct=9142, n=10_000),
         ),
         history=history(stored),
         data=DataId(name="fashion-mnist", sha256="6f1c" * 16, train=60_000, test=10_000),

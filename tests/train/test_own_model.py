@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from msq.recipe import Budget
 from train.bit_pruner import PruningRule
 from train.methods.msq import Msq
 from train.quantize import quantize
@@ -40,7 +41,7 @@ def test_a_users_own_model_and_module_train_to_the_budget() -> None:
     model = quantize(net, input_range=(-1.0, 1.0))
     with torch.no_grad(), model.activations("calibrate"):
         model(images)
-    msq = Msq(model, PruningRule(interval=4, hessian_batch=8), target=3.0, epochs=2, seed=0)
+    msq = Msq(model, PruningRule(interval=4, hessian_batch=8), Budget(average_bits=3.0), epochs=2, seed=0)
     trainer = lightning.Trainer(
         max_epochs=3, callbacks=[msq], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu",

@@ -63,7 +63,7 @@ def test_dropping_empty_bits_changes_no_logit(representation: str, drop: int, mo
         return weight / 2 + 0.5, torch.ones_like(weight), top
 
     monkeypatch.setattr(WeightQuantizer, "_normalise", normalise)
-    model = quantize(small(), representation=representation, levels=6)  # type: ignore[arg-type]
+    model = quantize(small(), lambda _: WeightQuantizer(representation, 6))  # type: ignore[arg-type]
     for site in model.sites:
         with torch.no_grad():
             site.weight.copy_(site.quantizer.at(site.weight.clamp(-0.7, 0.7), 6 - drop))

@@ -44,7 +44,7 @@ def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(
     finish(train(recipe, "undisturbed"))
     work = recipe.parent / "killed" / "work"
     kill_when(train(recipe, "killed"), work, "float-*/last.ckpt")
-    kill_when(train(recipe, "killed"), work, "msq-*/last.ckpt")
+    kill_when(train(recipe, "killed"), work, "msq-*/*/last.ckpt")
     finish(train(recipe, "killed"))
     records = [Checkpoint.open(recipe.parent / name / "checkpoint") for name in NAMES]
     assert records[0].sites == records[1].sites

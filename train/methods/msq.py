@@ -16,6 +16,7 @@ from msq.recipe import Activations, Budget
 from train.bit_pruner import BitPruner, PruningRule
 from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
+from train.weight_quantizer import WeightQuantizer
 
 
 class Options(PruningRule):
@@ -31,6 +32,8 @@ class Options(PruningRule):
     """Peak, held through the pruning and annealed to zero in the fine-tuning."""
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    distillation: float = Field(0.0, ge=0, le=1)
+    """Share of the loss that is the distance to the float net's softened answers."""
 
 
 class Msq(L.Callback):
@@ -38,12 +41,12 @@ class Msq(L.Callback):
 
     Args:
         model: the quantized part of the LightningModule that is being fitted.
-        rule: see PruningRule. target: stored bits a weight to reach.
+        rule: see PruningRule. budget: what to reach.
         epochs: in which to reach it. seed: of Hutchinson's vectors.
     """
 
-    def __init__(self, model: QuantizedModel, rule: PruningRule, target: float, epochs: int, seed: int) -> None:
-        self.pruner = BitPruner(model, rule, target)
+    def __init__(self, model: QuantizedModel, rule: PruningRule, budget: Budget, epochs: int, seed: int) -> None:
+        self.pruner = BitPruner(model, rule, budget)
         self._epochs, self._seed = epochs, seed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,28 +88,30 @@ class Msq(L.Callback):
 
 def wrap(model: nn.Module, options: Options, activations: Activations, spec: InputSpec) -> QuantizedModel:
     """Return the model with the method's quantizers, 8 stored bits everywhere, not yet calibrated."""
+    start = 7 if options.representation == "sign_magnitude" else 8
     return quantize(
         model,
-        representation=options.representation,
-        per_channel=options.per_channel,
+        lambda weight: WeightQuantizer(options.representation, start, options.per_channel),
         activation_bits=activations.bits,
         learned_range=activations.range == "learned",
         input_range=spec.pixel_range(),
     )
 
 
-def phase(model: QuantizedModel, options: Options, budget: Budget, seed: int) -> Phase:
+def phases(model: QuantizedModel, options: Options, budget: Budget, seed: int) -> tuple[Phase, ...]:
     """Return how the wrapped model is trained. Raises BudgetError where the budget cannot be met."""
-    msq = Msq(model, options, budget.average_bits, options.prune_epochs, seed)
+    msq = Msq(model, options, budget, options.prune_epochs, seed)
     hold = options.prune_epochs / (options.prune_epochs + options.finetune_epochs)
-    return Phase(
+    whole = Phase(
         name="msq",
         epochs=options.prune_epochs + options.finetune_epochs,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         label_smoothing=options.label_smoothing,
+        distillation=options.distillation,
         warmup=0.05,
         hold=hold,
         callbacks=(msq,),
         measures=msq.pruner.measures,
     )
+    return (whole,)
