@@ -29,6 +29,11 @@ def insert_activation_quantizers(
             continue
         last = _end_of_fusion(graph, node)
         quantizer = make()
+        if (rectified := _rectified(graph, last)) is not None:
+            quantizer.rectifies = True
+            last.replace_all_uses_with(rectified)
+            graph.graph.erase_node(last)
+            last = rectified
         if node.op == "placeholder" and input_range is not None:
             quantizer.fix_range(*input_range)
         name = f"{last.name}_quantizer"
@@ -38,6 +43,16 @@ def insert_activation_quantizers(
         last.replace_all_uses_with(quantized)
         quantized.args = (last,)
     graph.recompile()
+
+
+def _rectified(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Return what a ReLU is taken of, if the node is one: a quantizer whose grid begins at zero does its work."""
+    is_module = node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), nn.ReLU)
+    if not is_module and node.target not in {F.relu, torch.relu, "relu", "relu_"}:
+        return None
+    source = node.args[0]
+    # What else takes the ReLU's input would be given the quantizer's output by replace_all_uses_with.
+    return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
 
 
 def _computes(graph: fx.GraphModule, node: fx.Node) -> bool:

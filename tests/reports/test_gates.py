@@ -55,7 +55,7 @@ def test_accuracy_is_judged_on_the_full_test_set_and_not_on_the_sample(emulated)
 
 
 def test_what_is_deployed_is_judged_and_not_the_net_it_was_made_of(emulated):
-    found = named(evaluate(Gates(min_top1=0.91), with_accuracy(emulated, float=9200, msq=9150, deployed=9099)))
+    found = named(evaluate(Gates(min_top1=0.91), with_accuracy(emulated, float=9200, trained=9150, deployed=9099)))
     assert not found["min_top1"].passed
     assert found["min_top1"].found == "90.99 %"
 
@@ -63,19 +63,19 @@ def test_what_is_deployed_is_judged_and_not_the_net_it_was_made_of(emulated):
 @given(float_correct=st.integers(0, 10_000), correct=st.integers(0, 10_000), limit=st.integers(0, 10_000))
 def test_limits_are_compared_exactly_as_the_decimals_that_were_written(emulated, float_correct, correct, limit):
     gates = Gates(min_top1=limit / 10_000, max_drop_vs_float=limit / 10_000)
-    results = named(evaluate(gates, with_accuracy(emulated, float=float_correct, msq=correct)))
+    results = named(evaluate(gates, with_accuracy(emulated, float=float_correct, trained=correct)))
     assert results["min_top1"].passed == (correct >= limit)
     assert results["max_drop_vs_float"].passed == (float_correct - correct <= limit)
 
 
 def test_a_gate_met_to_the_point_passes_and_says_so(emulated):
     # 0.923 − 0.913 is more than 0.01 in binary floating point.
-    results = evaluate(Gates(max_drop_vs_float=0.01), with_accuracy(emulated, float=9230, msq=9130))
+    results = evaluate(Gates(max_drop_vs_float=0.01), with_accuracy(emulated, float=9230, trained=9130))
     assert results[1].passed and results[1].margin == "exactly met"
 
 
 def test_a_near_miss_is_never_reported_as_nothing(emulated):
-    result = evaluate(Gates(min_top1=0.913001), with_accuracy(emulated, msq=9130))[1]
+    result = evaluate(Gates(min_top1=0.913001), with_accuracy(emulated, trained=9130))[1]
     assert not result.passed and result.margin == "missed by less than 0.01 points"
 
 
@@ -88,13 +88,13 @@ def test_the_size_gate_counts_kib_to_the_byte(emulated, count, passed):
 
 
 def test_an_accuracy_that_is_not_there_fails_its_gates(emulated):
-    for measurement in (with_accuracy(emulated), with_accuracy(emulated, msq=9900)):
+    for measurement in (with_accuracy(emulated), with_accuracy(emulated, trained=9900)):
         drop = named(evaluate(Gates(max_drop_vs_float=1), measurement))["max_drop_vs_float"]
         assert not drop.passed and drop.found == "not measured"
 
 
 def test_more_accuracy_than_float_is_a_negative_drop(emulated):
-    result = evaluate(Gates(max_drop_vs_float=0), with_accuracy(emulated, float=9100, msq=9120))[1]
+    result = evaluate(Gates(max_drop_vs_float=0), with_accuracy(emulated, float=9100, trained=9120))[1]
     assert result.passed and result.found == "0.20 points above float" and result.margin == "0.20 points to spare"
 
 

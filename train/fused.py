@@ -1,0 +1,96 @@
+"""The element-wise work of quantization in one pass over memory, where a compiler can be had.
+
+An activation quantizer does little arithmetic on much memory. Written as PyTorch calls, it reads and writes a tensor
+nine times forwards and backwards; torch.compile makes one loop of each direction: C++ on a CPU (which needs a compiler
+on the machine), Triton on CUDA. Without one, and for small tensors, the same functions run as they are written.
+"""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._triton import has_triton
+
+SMALLEST = 1 << 17
+"""Elements from which a tensor pays for the call of a compiled function, and a net of such tensors for compiling."""
+
+
+def round_to_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Return clamp(round(x / scale), low, high) · scale, computed in float32, in the type and layout of x.
+
+    Args:
+        x: any shape, float. scale: float32 of one element. low, high: of the codes, less the zero point.
+    """
+    flat = _flat(x)
+    run = _compiled(_round, x) if flat is not None else _round
+    out = run(x if flat is None else flat, scale, *_limits(low, high, x))
+    return out if flat is None else out.as_strided(x.size(), x.stride())
+
+
+def round_to_grid_backward(
+    gradient: Tensor, x: Tensor, rounded: Tensor, scale: Tensor, low: int, high: int
+) -> tuple[Tensor, Tensor]:
+    """Return (gradient of x, Σ (g·x̂ − g_x·x) as float32 scalar); see train.activation_quantizer for the formula.
+
+    Args:
+        gradient: of the result, the shape of x. x, rounded: argument and result of round_to_grid.
+    """
+    limits = _limits(low, high, x)
+    gradient = gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
+    flats = [_flat(tensor) for tensor in (gradient, x, rounded)]
+    if any(flat is None for flat in flats):
+        return _backward(gradient, x, rounded, scale, *limits)
+    through, slope = _compiled(_backward, x)(*flats, scale, *limits)
+    return through.as_strided(x.size(), x.stride()), slope
+
+
+def _round(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    codes = torch.round(x.float() * (1 / scale))
+    return (torch.clamp(codes, low, high) * scale).to(x.dtype)
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, rounded: Tensor, scale: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    wide, values = gradient.float(), x.float()
+    through = torch.where((values > low * scale) & (values < high * scale), wide, 0.0)
+    return through.to(gradient.dtype), (wide * rounded.float() - through * values).sum()
+
+
+def _flat(x: Tensor) -> Tensor | None:
+    """Return the tensor's elements in the order in which they lie in memory, None where they do not lie densely."""
+    if x.numel() >= SMALLEST and torch.ops.aten.is_non_overlapping_and_dense(x):
+        return x.as_strided((x.numel(),), (1,))
+    return None
+
+
+@functools.lru_cache
+def _limit(value: int, device: torch.device) -> Tensor:
+    return torch.tensor(float(value), device=device)
+
+
+def _limits(low: int, high: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the limits as tensors: as numbers, every pair of them would be compiled for anew."""
+    return _limit(low, x.device), _limit(high, x.device)
+
+
+def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    return _compile(function) if _can_compile(x.device.type) else function
+
+
+@functools.lru_cache
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    # One program for every length: nets have few types of tensor and many sizes.
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
+@functools.lru_cache
+def _can_compile(device: str) -> bool:
+    """Whether torch.compile can make a program for a device type here."""
+    if device == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return device == "cuda" and bool(has_triton())
