@@ -64,10 +64,13 @@ class Budget(Strict):
 
 
 class Activations(Strict):
-    """Width and range of the activations. `learned` trains the calibrated scales on; `calibrated` freezes them."""
+    """Width and range of the activations.
+
+    `learned` trains the calibrated scales on by LSQ's gradient, `pact` by PACT's; `calibrated` freezes them.
+    """
 
     bits: int = Field(8, ge=2, le=8)
-    range: Literal["learned", "calibrated"] = "learned"
+    range: Literal["learned", "pact", "calibrated"] = "learned"
 
 
 class Export(Strict):

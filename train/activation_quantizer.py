@@ -9,14 +9,21 @@ from torch import Tensor, nn
 from msq.errors import TrainingError
 from train.fused import round_to_grid, round_to_grid_backward
 
+ActivationRange = Literal["learned", "pact", "calibrated"]
+
 
 class ActivationQuantizer(nn.Module):
     """Rounds an activation to `bits` with one scale; zero is always a code, so that padding is exact.
 
     The grid is unsigned where calibration saw nothing negative (after a ReLU), symmetric otherwise, or affine
-    with a frozen zero point where the range is known beforehand (`fix_range`). The scale is then trained with
-    the step-size gradient of LSQ (arXiv 1902.08153, equation 3; gradient scale 1/√(N·Q_max), section 2.2), or
-    stays as calibrated.
+    with a frozen zero point where the range is known beforehand (`fix_range`). The scale is then
+
+        learned      trained with the step-size gradient of LSQ (arXiv 1902.08153, equation 3; gradient scale
+                     1/√(N·Q_max), section 2.2)
+        pact         trained as PACT's clip value α = scale · Q_max: the gradient of α is Σ g over what is clipped, and
+                     nothing inside (arXiv 1805.06085, equation 3). PACT's decay of α is left to the caller; here
+                     scales are not decayed.
+        calibrated   left as it is
 
     rectifies: it stands in a ReLU's place: its grid begins at zero, so that the clamp does what the ReLU would do, in
     one pass over the tensor instead of two, and as many fewer backwards.
@@ -28,12 +35,13 @@ class ActivationQuantizer(nn.Module):
     CLIP = 0.9999
     """Share of the observed activations that calibration keeps inside the range."""
 
-    def __init__(self, bits: int, learned: bool = True, rectifies: bool = False) -> None:
+    def __init__(self, bits: int, range: ActivationRange = "learned", rectifies: bool = False) -> None:
         super().__init__()
         self.bits = bits
+        self.range = range
         self.rectifies = rectifies
         self.mode: Literal["calibrate", "quantize", "float"] = "quantize"
-        self.scale = nn.Parameter(torch.ones(1), requires_grad=learned)
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=range != "calibrated")
         self.register_buffer("grid", torch.zeros(3, dtype=torch.int64))
         self._set_grid(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0)
         self._seen: list[tuple[float, float]] = []
@@ -89,7 +97,9 @@ class ActivationQuantizer(nn.Module):
                 self._observe(x.detach())
             return x
         zero_point = self._zero_point
-        rounded: Tensor = _RoundToGrid.apply(x, self.scale, self._low - zero_point, self._high - zero_point)  # type: ignore[no-untyped-call]
+        rounded: Tensor = _RoundToGrid.apply(  # type: ignore[no-untyped-call]
+            x, self.scale, self._low - zero_point, self._high - zero_point, self.range == "pact"
+        )
         return rounded
 
     def _observe(self, x: Tensor) -> None:
@@ -119,16 +129,21 @@ class _RoundToGrid(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, pact: bool) -> Tensor:
         rounded = round_to_grid(x, scale, low, high)
         ctx.save_for_backward(x, rounded, scale)
-        ctx.limits = (low, high)
+        ctx.limits, ctx.pact = (low, high), pact
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, rounded, scale = ctx.saved_tensors
         low, high = ctx.limits
         through, slope = round_to_grid_backward(gradient, x, rounded, scale, low, high)
+        if ctx.pact:
+            # α is high · scale, so its gradient, Σ g · sign over the clipped, is that of the scale times 1 / high; the
+            # optimizer steps the scale, and a step of α is a step of the scale times high.
+            clipped = ((gradient - through) * torch.sign(rounded)).sum(dtype=torch.float32)
+            return through, clipped.reshape(1) / max(high, 1), None, None, None
         factor = (x.numel() * max(high, 1)) ** -0.5
-        return through, (slope / scale).reshape(1) * factor, None, None
+        return through, (slope / scale).reshape(1) * factor, None, None, None

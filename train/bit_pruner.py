@@ -141,13 +141,13 @@ class BitPruner:
 
     def _give_back(self) -> None:
         """Spend what the last, large drop saved too much: one bit each where it helps most and still fits."""
-        most = _most_n(self.rule.representation)
         while True:
             spare = self.target.limit - self.target.size()
             fitting = [
                 site
                 for site in self.model.sites
-                if 0 < (n := _quantizer(site).n) < most and self._size(site, n + 1) - self._size(site, n) <= spare
+                if 0 < (n := _quantizer(site).n) < _quantizer(site).most
+                and self._size(site, n + 1) - self._size(site, n) <= spare
             ]
             if not fitting:
                 return
@@ -235,8 +235,3 @@ def _quantizer(site: Site) -> WeightQuantizer:
 
 def _step(site: Site, bits: int) -> None:
     _quantizer(site).set_n(_quantizer(site).n + bits)
-
-
-def _most_n(representation: Representation) -> int:
-    """Return the code bits at eight stored bits."""
-    return 7 if representation == "sign_magnitude" else 8

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from msq.errors import TrainingError
-from train.activation_quantizer import ActivationQuantizer
+from train.activation_quantizer import ActivationQuantizer, ActivationRange
 from train.layer_quantizer import LayerQuantizer
 from train.placement import insert_activation_quantizers, on_residual_paths
 from train.weight_quantizer import WeightQuantizer
@@ -128,7 +128,7 @@ def quantize(
     make: Callable[[Tensor], LayerQuantizer] | None = None,
     *,
     activation_bits: int = 8,
-    learned_range: bool = True,
+    activation_range: ActivationRange = "learned",
     input_range: tuple[float, float] | None = None,
 ) -> QuantizedModel:
     """Return the model with every Conv2d and Linear quantized and every int8 activation marked.
@@ -136,7 +136,7 @@ def quantize(
     Args:
         model: a module that torch.fx can trace; its layers are taken over, not copied.
         make: returns a new quantizer for a layer's float weight; default: MSQ's, 8 stored bits.
-        activation_bits: 2..8. learned_range: train the activations' scales.
+        activation_bits: 2..8. activation_range: how their scales are trained, see ActivationQuantizer.
         input_range: (lowest, highest) value the input can take, where it is known; else it is calibrated.
     Raises:
         TrainingError: the model cannot be traced, or has nothing to quantize.
@@ -159,5 +159,5 @@ def quantize(
             sites.append(Site(name, op, layer, name in removable))
     if not sites:
         raise TrainingError(f"{type(model).__name__} has no Conv2d or Linear layer to quantize")
-    insert_activation_quantizers(graph, lambda: ActivationQuantizer(activation_bits, learned_range), input_range)
+    insert_activation_quantizers(graph, lambda: ActivationQuantizer(activation_bits, activation_range), input_range)
     return QuantizedModel(graph, sites)

@@ -3,10 +3,15 @@
 Source: MSQ (arXiv 2507.22349): RoundClamp quantizer and bipartite bit slicing.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from msq.errors import BudgetError
+
+Rounding = Literal["roundclamp", "dorefa"]
+Divisor = Literal["2^n", "2^n-1"]
 
 
 def roundclamp(weight: Tensor, bits: int) -> Tensor:
@@ -38,14 +43,22 @@ def dorefa(weight: Tensor, bits: int) -> Tensor:
     return torch.round(weight * float((1 << bits) - 1))
 
 
-def lsb_residue(weight: Tensor, bits: int, drop: int) -> Tensor:
+def code(weight: Tensor, bits: int, rounding: Rounding = "roundclamp") -> Tensor:
+    """Return the n-bit code of a normalised weight by either rule; 0 at n = 0."""
+    if rounding == "roundclamp":
+        return roundclamp(weight, bits)
+    return dorefa(weight, bits) if bits else torch.zeros_like(weight)
+
+
+def lsb_residue(weight: Tensor, bits: int, drop: int, rounding: Rounding = "roundclamp") -> Tensor:
     """Return B_k = q_n(W) − 2^k · q_{n−k}(W), the signed part of the code that dropping k bits loses.
 
     Args:
         weight: normalised weights in [0, 1], any shape, float32.
-        bits: n, 1..8. drop: k, 1..n.
+        bits: n, 1..8. drop: k, 1..n. rounding: q.
     Returns:
-        Integer-valued float32, same shape, in [−2^(k−1), 2^k − 1]; above 2^(k−1) only where q_{n−k} is clamped.
+        Integer-valued float32, same shape; of RoundClamp in [−2^(k−1), 2^k − 1], above 2^(k−1) only where q_{n−k} is
+        clamped.
         It carries no gradient: differentiated through both roundings, 2^n − 2^k · 2^(n−k) cancels to nothing.
         The penalty's gradient is sign(B_k) (train.methods.msq).
     Raises:
@@ -55,4 +68,4 @@ def lsb_residue(weight: Tensor, bits: int, drop: int) -> Tensor:
     if not 1 <= drop <= bits:
         raise BudgetError(f"cannot drop {drop} bits of {bits}")
     with torch.no_grad():
-        return roundclamp(weight, bits) - float(1 << drop) * roundclamp(weight, bits - drop)
+        return code(weight, bits, rounding) - float(1 << drop) * code(weight, bits - drop, rounding)

@@ -34,6 +34,6 @@ class Phase:
         progress = (step + 1) / steps
         if progress < self.warmup:
             return progress / self.warmup
-        if progress <= self.hold:
+        if progress <= self.hold or self.hold == 1.0:
             return 1.0
         return max(0.0, (1.0 - progress) / (1.0 - max(self.hold, self.warmup)))

@@ -15,8 +15,9 @@ from msq.checkpoint import InputSpec
 from msq.recipe import Activations, Budget
 from train.bit_pruner import BitPruner, PruningRule
 from train.quantize import QuantizedModel, quantize
+from train.roundclamp import Divisor, Rounding
 from train.schedule import Phase
-from train.weight_quantizer import WeightQuantizer
+from train.weight_quantizer import WeightQuantizer, most_levels
 
 
 class Options(PruningRule):
@@ -24,6 +25,10 @@ class Options(PruningRule):
 
     per_channel: bool = True
     """One scale per output channel; off: one per layer."""
+    rounding: Rounding = "roundclamp"
+    """The codes; dorefa is the paper's negative control."""
+    divisor: Divisor = "2^n"
+    """What codes are divided by; 2^n-1 makes weights larger whenever a bit goes."""
     prune_epochs: int = Field(3, ge=1)
     """Epochs in which bits are emptied and dropped, until the budget is met."""
     finetune_epochs: int = Field(2, ge=0)
@@ -88,12 +93,14 @@ class Msq(L.Callback):
 
 def wrap(model: nn.Module, options: Options, activations: Activations, spec: InputSpec) -> QuantizedModel:
     """Return the model with the method's quantizers, 8 stored bits everywhere, not yet calibrated."""
-    start = 7 if options.representation == "sign_magnitude" else 8
+    start = most_levels(options.representation, options.divisor)
     return quantize(
         model,
-        lambda weight: WeightQuantizer(options.representation, start, options.per_channel),
+        lambda weight: WeightQuantizer(
+            options.representation, start, options.per_channel, options.rounding, options.divisor
+        ),
         activation_bits=activations.bits,
-        learned_range=activations.range == "learned",
+        activation_range=activations.range,
         input_range=spec.pixel_range(),
     )
 
