@@ -27,10 +27,10 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup deploy check train export measure report test lint format clean distclean
+.PHONY: help setup deploy check train export measure report test lint format bench-accuracy bench-training clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  DEVICE=$(DEVICE) RECIPE=$(RECIPE) RUNTIME=$(RUNTIME); IMAGES=n limits the test images run on the device"
 
 setup: $(SETUP) ## make the virtual environment in .venv and install everything into it
@@ -87,6 +87,12 @@ lint: $(DEV_SETUP) ## ruff, mypy and the import rules
 format: $(DEV_SETUP) ## let ruff mend what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+bench-accuracy: $(SETUP) ## every method at matched size: ARGS="--data … --model … --seeds n --epochs n"; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.accuracy $(ARGS)
+
+bench-training: $(SETUP) ## parameters, step time and memory of every method; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.training $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build

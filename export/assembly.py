@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from export.elementwise import table_of
 from export.folding import fold
 from export.values import Constant, Grid, Pending, Quantized
 from msq.checkpoint import TENSORS_FILE, Checkpoint, Site
@@ -20,7 +21,9 @@ from msq.integer_model import (
     Flatten,
     IntegerModel,
     Linear,
+    Lookup,
     MaxPool,
+    Multiply,
     Node,
     Quantize,
     Tensor,
@@ -90,6 +93,10 @@ class Assembly:
             self._nodes.append(Add(*common, clamp=clamp))
         elif value.kind == "average_pool":
             self._nodes.append(AveragePool(*common, clamp=clamp))
+        elif value.kind == "multiply":
+            self._nodes.append(Multiply(*common, clamp=clamp))
+        elif value.kind == "lookup":
+            self._nodes.append(Lookup(*common, table_of(value.options["function"], value.inputs[0].grid, grid)))
         else:
             weight, bias = self._folded(value)
             kind: Any = Conv2d if value.kind == "conv2d" else Linear

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export import elementwise
 from export.assembly import Assembly
 from export.folding import Affine
 from export.values import Constant, Grid, Pending, Quantized, Value
@@ -34,6 +35,13 @@ class Call:
 
     def quantized(self, name: str = "self") -> Quantized:
         """Return an operand that must be an int8 tensor. Raises LoweringError."""
+        value = self.padded(name)
+        if any(value.padding):
+            raise self.refusal("a padding stands before it", "only a convolution can take a padding in")
+        return value
+
+    def padded(self, name: str = "self") -> Quantized:
+        """Return an operand that must be an int8 tensor, and may have zeros around it. Raises LoweringError."""
         value = self.arguments[name]
         if not isinstance(value, Quantized):
             raise self.refusal(
@@ -116,17 +124,19 @@ def _conv2d(assembly: Assembly, call: Call) -> Value:
     if call.arguments.get("transposed"):
         raise call.refusal("a transposed convolution cannot be lowered")
     site = assembly.site(call.constant("weight"), "conv2d")
+    source = call.padded("input")
+    top, left, bottom, right = (own + before for own, before in zip(_padding(call, site), source.padding, strict=True))
     return Pending(
         kind="conv2d",
         name=site.name,
         module=site.name,
-        inputs=(call.quantized("input"),),
+        inputs=(source,),
         result=call.shape,
         site=site,
         affine=Affine.of_bias(site.shape[0], call.array("bias")),
         options={
             "stride": call.pair("stride"),
-            "padding": _padding(call, site),
+            "padding": (top, left, bottom, right),
             "dilation": call.pair("dilation"),
             "groups": call.arguments["groups"],
         },
@@ -203,6 +213,42 @@ def _add(assembly: Assembly, call: Call) -> Value:
     return Pending("add", call.name, call.module, (left, right), left.shape, flattened_from=left.flattened_from)
 
 
+def _multiply(assembly: Assembly, call: Call) -> Value:
+    left, right = call.quantized("self"), call.quantized("other")
+    if len(left.shape) != len(right.shape) or call.shape not in (left.shape, right.shape):
+        raise call.refusal(f"operands of the shapes {left.shape} and {right.shape} cannot be multiplied")
+    flattened_from = left.flattened_from or right.flattened_from
+    return Pending("multiply", call.name, call.module, (left, right), call.shape, flattened_from=flattened_from)
+
+
+def _elementwise(function: elementwise.Function) -> Callable[[Assembly, Call], Value]:
+    def convert(assembly: Assembly, call: Call) -> Value:
+        source = call.quantized()
+        return Pending(
+            "lookup", call.name, call.module, (source,), source.shape, options={"function": function},
+            flattened_from=source.flattened_from,
+        )  # fmt: skip
+
+    return convert
+
+
+def _gelu(assembly: Assembly, call: Call) -> Value:
+    approximate = call.arguments.get("approximate") == "tanh"
+    return _elementwise(elementwise.gelu_tanh if approximate else elementwise.gelu)(assembly, call)
+
+
+def _pad(assembly: Assembly, call: Call) -> Value:
+    if call.arguments.get("mode", "constant") != "constant" or call.arguments.get("value") not in (None, 0):
+        raise call.refusal("only a padding by zeros can be lowered")
+    source = call.padded()
+    given = list(call.arguments["pad"])
+    left, right, top, bottom = given + [0] * (4 - len(given))
+    if len(given) > 4 or min(given) < 0 or len(source.shape) != 3:
+        raise call.refusal(f"a padding of {given} is not one of height and width")
+    old = source.padding
+    return replace(source, padding=(old[0] + top, old[1] + left, old[2] + bottom, old[3] + right))
+
+
 def _adaptive_average_pool(assembly: Assembly, call: Call) -> Value:
     if call.shape[:2] != (1, 1):
         raise call.refusal(f"it averages to a map of {call.shape[:2]}; only the global average can be lowered")
@@ -274,6 +320,14 @@ CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
     "aten.clamp_min.default": _clamp,
     "aten.add.Tensor": _add,
     "aten.add_.Tensor": _add,
+    "aten.mul.Tensor": _multiply,
+    "aten.hardswish.default": _elementwise(elementwise.hardswish),
+    "aten.hardsigmoid.default": _elementwise(elementwise.hardsigmoid),
+    "aten.sigmoid.default": _elementwise(elementwise.sigmoid),
+    "aten.silu.default": _elementwise(elementwise.silu),
+    "aten.gelu.default": _gelu,
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": _pad,
     "aten.adaptive_avg_pool2d.default": _adaptive_average_pool,
     "aten.avg_pool2d.default": _average_pool,
     "aten.mean.dim": _mean,

@@ -36,15 +36,19 @@ class Constant:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 tensor. flattened_from is (height, width, channels) of the map that it was, if it was one."""
+    """An int8 tensor. flattened_from is (height, width, channels) of the map that it was, if it was one.
+
+    padding (top, left, bottom, right) is of zeros around the map, which the convolution behind takes as its own.
+    """
 
     tensor: Tensor
     grid: Grid
     flattened_from: tuple[int, ...] | None = None
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape without the batch, channels last."""
+        """The shape without the batch and the padding, channels last."""
         return self.tensor.shape
 
 
@@ -56,7 +60,7 @@ class Pending:
     low and high bound it (a ReLU is low = 0).
     """
 
-    kind: Literal["quantize", "conv2d", "linear", "add", "average_pool"]
+    kind: Literal["quantize", "conv2d", "linear", "add", "multiply", "average_pool", "lookup"]
     name: str
     module: str
     inputs: tuple[Quantized, ...]

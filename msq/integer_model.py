@@ -9,6 +9,8 @@ Number semantics (exact, the same in every runtime):
     accumulate    acc = Σ (x − zero_point_x) · w in int32; padding pads with zero_point_x
     requantize    y = clamp(rint(float32(acc + bias) · m[c]) + zero_point_y),  m = (s_x · s_w[c]) / s_y in float32
     add           y = clamp(rint(float32(p − z_p) · (s_p/s_y)) + rint(float32(q − z_q) · (s_q/s_y)) + z_y)
+    multiply      y = clamp(rint(float32((p − z_p) · (q − z_q)) · m) + z_y),  m = (s_p · s_q) / s_y in float32
+    lookup        y = table[q + 128]
     average pool  as a convolution by weights 1 whose scale is 1/(height·width)
 rint rounds half to even.
 """
@@ -171,6 +173,22 @@ class AveragePool(Node):
 
 
 @dataclass(frozen=True)
+class Lookup(Node):
+    """Any function of one code: y = table[q + 128]. So activation functions are exact in every runtime."""
+
+    kind: ClassVar[str] = "lookup"
+    table: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Multiply(Node):
+    """Product of two tensors of one rank; a dimension of 1 is repeated."""
+
+    kind: ClassVar[str] = "multiply"
+    clamp: tuple[int, int] = (-128, 127)
+
+
+@dataclass(frozen=True)
 class MaxPool(Node):
     """Maximum over windows; padding never wins. Input and output share one grid."""
 
@@ -189,7 +207,8 @@ class Flatten(Node):
 
 
 NODES: dict[str, type[Node]] = {
-    cls.kind: cls for cls in (Quantize, Dequantize, Conv2d, Linear, Add, AveragePool, MaxPool, Flatten)
+    cls.kind: cls
+    for cls in (Quantize, Dequantize, Conv2d, Linear, Add, AveragePool, Lookup, Multiply, MaxPool, Flatten)
 }
 
 

@@ -17,7 +17,9 @@ from msq.integer_model import (
     Flatten,
     IntegerModel,
     Linear,
+    Lookup,
     MaxPool,
+    Multiply,
     Node,
     Quantize,
     Tensor,
@@ -163,6 +165,16 @@ def _average_pool(node: AveragePool, operands: list[Array], grids: list[Tensor],
     return _requantize(sums, scale, grids[0], out, node.clamp)
 
 
+def _lookup(node: Lookup, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    return np.asarray(node.table, np.int8)[operands[0].astype(np.int16) + 128]
+
+
+def _multiply(node: Multiply, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    left, right = (_centred(codes, grid) for codes, grid in zip(operands, grids, strict=True))
+    multiplier = np.float32(grids[0].scale) * np.float32(grids[1].scale) / np.float32(out.scale)
+    return _to_codes(np.rint(left * right * multiplier), out.zero_point, node.clamp)
+
+
 def _max_pool(node: MaxPool, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
     largest: Array = _windows(_padded(operands[0], node.padding, -128), node, node.kernel).max(axis=(4, 5))
     return largest
@@ -179,6 +191,8 @@ _RUN: dict[type[Node], Callable[[Any, list[Array], list[Tensor], Tensor], Array]
     Linear: _linear,
     Add: _add,
     AveragePool: _average_pool,
+    Lookup: _lookup,
+    Multiply: _multiply,
     MaxPool: _max_pool,
     Flatten: _flatten,
 }

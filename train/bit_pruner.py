@@ -73,6 +73,7 @@ class BitPruner:
         self.beta: dict[str, float] = {}
         self.omega: dict[str, float] = {}
         self.trace: dict[str, float] = {}
+        self._harms: dict[tuple[str, int, int], float] = {}
 
     def set_events(self, events: int) -> None:
         """Say after how many looks the budget must be met; the pace is a straight line to there."""
@@ -104,6 +105,7 @@ class BitPruner:
         self.event += 1
         if self.rule.hessian_samples:
             self._estimate_traces(loss, generator)
+        self._harms.clear()
         self._look()
         # Bits that go faster than the pace take away what the weights were to adapt to one by one.
         goal = self._pace() if self.rule.keep_pace else self.target.limit
@@ -154,10 +156,13 @@ class BitPruner:
             _step(max(fitting, key=lambda site: self._harm(site, _quantizer(site).n + 1, _quantizer(site).n)), +1)
 
     def _harm(self, site: Site, n: int, fewer: int) -> float:
-        """Return mean curvature · ‖ΔW‖² of going from n code bits to fewer."""
-        quantizer = _quantizer(site)
-        change = (quantizer.at(site.weight, fewer) - quantizer.at(site.weight, n)).square().sum()
-        return self._curvature(site) * float(change)
+        """Return mean curvature · ‖ΔW‖² of going from n code bits to fewer; within one look it does not change."""
+        key = (site.name, n, fewer)
+        if key not in self._harms:
+            quantizer = _quantizer(site)
+            change = (quantizer.at(site.weight, fewer) - quantizer.at(site.weight, n)).square().sum()
+            self._harms[key] = self._curvature(site) * float(change)
+        return self._harms[key]
 
     def _curvature(self, site: Site) -> float:
         """Mean curvature of a layer's weights: Tr(H_l) / n_l; 1 where nothing is known of it.

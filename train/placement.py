@@ -14,7 +14,10 @@ _ADDS: set[Any] = {operator.add, operator.iadd, torch.add}
 _POOLS: set[Any] = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, "mean"}
 _FUSED_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh)
 _FUSED_FUNCTIONS: set[Any] = {F.relu, F.relu6, torch.relu, "relu", "relu_"}
-_COMPUTING_MODULES = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+_FUNCTIONS = (nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
+"""Activation functions that are no clamp: they take an int8 tensor to another."""
+_COMPUTING_MODULES = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, *_FUNCTIONS)
+_PRODUCTS: set[Any] = {operator.mul, operator.imul, torch.mul}
 
 
 def insert_activation_quantizers(
@@ -59,7 +62,7 @@ def _computes(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node yields values on a grid of their own (and does not merely pass its input's on)."""
     if node.op == "call_module":
         return isinstance(graph.get_submodule(str(node.target)), _COMPUTING_MODULES)
-    return node.target in _ADDS | _POOLS | {F.conv2d, F.linear}
+    return node.target in _ADDS | _PRODUCTS | _POOLS | {F.conv2d, F.linear}
 
 
 def _end_of_fusion(graph: fx.GraphModule, node: fx.Node) -> fx.Node:

@@ -28,7 +28,9 @@ from msq.integer_model import (
     Flatten,
     IntegerModel,
     Linear,
+    Lookup,
     MaxPool,
+    Multiply,
     Node,
     Quantize,
     Stored,
@@ -176,7 +178,7 @@ class _Graph:
 
 def _range(node: Node) -> tuple[int, int]:
     """Return the codes that the node's result keeps to."""
-    return node.clamp if isinstance(node, Quantize | Conv2d | Linear | Add | AveragePool) else INT8
+    return node.clamp if isinstance(node, Quantize | Conv2d | Linear | Add | AveragePool | Multiply) else INT8
 
 
 def _nchw(shape: Sequence[int]) -> tuple[int, ...]:
@@ -257,6 +259,26 @@ def _average_pool(graph: _Graph, node: AveragePool) -> None:
     graph.add("QLinearConv", inputs, graph.target(node), group=channels)
 
 
+def _lookup(graph: _Graph, node: Lookup) -> None:
+    wide = graph.add("Cast", [node.inputs[0]], f"{node.output}/wide", to=TensorProto.INT32)
+    index = graph.add("Add", [wide, graph.constant(128, np.int32)], f"{node.output}/index")
+    graph.add("Gather", [graph.constant(node.table, np.int8), index], node.output, axis=0)
+
+
+def _multiply(graph: _Graph, node: Multiply) -> None:
+    left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
+    one = graph.constant(1.0, np.float32)
+    centred = [
+        graph.add("DequantizeLinear", [source.name, one, graph.zero_point(source)], f"{node.output}/{side}")
+        for side, source in (("left", left), ("right", right))
+    ]
+    # The product of the integers first: no fusion of ONNX Runtime's takes it for a quantized multiplication of its own.
+    product = graph.add("Mul", centred, f"{node.output}/product")
+    multiplier = np.float32(left.scale) * np.float32(right.scale) / np.float32(out.scale)
+    scaled = graph.add("Mul", [product, graph.constant(multiplier, np.float32)], f"{node.output}/scaled")
+    graph.add("QuantizeLinear", [scaled, one, graph.zero_point(out)], graph.target(node))
+
+
 def _max_pool(graph: _Graph, node: MaxPool) -> None:
     graph.add(
         "MaxPool", [node.inputs[0]], node.output, kernel_shape=node.kernel, strides=node.stride, pads=node.padding
@@ -277,6 +299,8 @@ _EMIT: dict[type[Node], Callable[[_Graph, Any], None]] = {
     Linear: _linear,
     Add: _add,
     AveragePool: _average_pool,
+    Lookup: _lookup,
+    Multiply: _multiply,
     MaxPool: _max_pool,
     Flatten: _flatten,
 }

@@ -119,9 +119,9 @@ def refused(folder: Path) -> MsqError:
 
 def test_an_unknown_operator_is_refused_by_module_path(nets, make_checkpoint):
     net = nets.Map()
-    net.conv[1] = nn.Sigmoid()
+    net.conv[1] = nn.Tanhshrink()
     error = refused(make_checkpoint(net))
-    assert str(error).startswith("conv.1: operator aten.sigmoid.default")
+    assert str(error).startswith("conv.1: operator aten.tanh.default")
     assert "aten.conv2d.default" in error.hint
 
 

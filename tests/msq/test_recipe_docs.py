@@ -23,6 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     **{name: models.model(name).Options for name in models.names()},
     **{name: plugins.load("train.methods", name, "method").Options for name in plugins.names("train.methods")},
 }
+KEYLESS = {name for name, schema in SECTIONS.items() if not schema.model_fields}
 REQUIRED = object()
 OWN_SECTION = object()
 
@@ -36,7 +37,7 @@ def documented() -> dict[str, dict[str, object]]:
         elif row := re.fullmatch(r"\| `(\w+)` \| (.*?) ?\| .+ \|", line):
             words = {"": REQUIRED, "none": None, "all defaults": OWN_SECTION}
             section[row[1]] = words[row[2]] if row[2] in words else yaml.safe_load(row[2].strip("`"))
-    return {name: keys for name, keys in found.items() if keys}
+    return {name: keys for name, keys in found.items() if keys or name in KEYLESS}
 
 
 def defaults(schema: type[BaseModel]) -> dict[str, object]:

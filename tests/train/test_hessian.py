@@ -1,5 +1,6 @@
 """P7: Hutchinson's estimate against the explicit Hessian of every layer."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +40,16 @@ def test_estimate_is_repeatable() -> None:
     a = torch.randn(6, requires_grad=True, generator=torch.Generator().manual_seed(3))
     runs = [layer_traces(lambda: a.sum() ** 4 + a[0] ** 2, [a], 2, torch.Generator().manual_seed(7)) for _ in "xy"]
     assert torch.equal(runs[0][0], runs[1][0])
+
+
+def test_without_second_derivatives_the_trace_comes_from_differences_of_gradients() -> None:
+    torch.manual_seed(0)
+    x, wanted = torch.randn(64, 5), torch.randn(64, 3)
+    net = nn.Sequential(nn.Linear(5, 8), nn.Hardsigmoid(), nn.Linear(8, 3))
+    weights = [net[0].weight, net[2].weight]
+    before = [weight.detach().clone() for weight in weights]
+    found, _ = layer_traces(lambda: (net(x) - wanted).square().mean(), weights, 200, torch.Generator().manual_seed(0))
+    hidden = nn.Hardsigmoid()(net[0](x))
+    exact = 2 * hidden.square().mean(0).sum()
+    assert float(found[1]) == pytest.approx(float(exact.detach()), rel=0.1)
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))

@@ -1,0 +1,159 @@
+"""Accuracy of every method at matched stored size, from the same float net, over the same epochs: make bench-accuracy.
+
+Every run is a recipe that is trained as a user would; finished runs are kept and not repeated, so that the benchmark
+can be interrupted and goes on. All methods get the same epochs after the same float run.
+"""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.result import Bar, at_least, finish
+from msq.atomic import write_text
+from msq.checkpoint import Checkpoint
+from msq.recipe import RecipeFile
+from train.fit import train
+
+MATCHED = 2.6
+"""Stored bits a weight: 20× by the papers' convention, which leaves the sign out (32 / 20 + 1)."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of the table: a method with its options at a budget. split: how it divides the epochs."""
+
+    name: str
+    method: str
+    bits: float = MATCHED
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def section(self, epochs: int) -> dict[str, Any]:
+        """Return the recipe's method section for a number of epochs."""
+        tuning = max(1, round(epochs * 0.4))
+        split: dict[str, Any] = {
+            "msq": {"prune_epochs": epochs - tuning, "finetune_epochs": tuning},
+            "dorefa": {"prune_epochs": epochs - tuning, "finetune_epochs": tuning},
+            "bsq": {"bit_epochs": epochs - tuning, "finetune_epochs": tuning},
+            "csq": {"bit_epochs": epochs - tuning, "finetune_epochs": tuning},
+        }.get(self.method, {"epochs": epochs})
+        return {"name": self.method, **split, **self.options}
+
+
+ENTRANTS = (
+    Entrant("MSQ", "msq"),
+    Entrant("MSQ without the Hessian", "msq", options={"hessian_samples": 0}),
+    Entrant("BSQ", "bsq"),
+    Entrant("CSQ", "csq"),
+    Entrant("HAWQ", "hawq"),
+    Entrant("DoReFa codes under MSQ's rule", "dorefa"),
+    Entrant("LSQ 2 bits", "lsq", 2),
+    Entrant("LSQ 3 bits", "lsq", 3),
+    Entrant("LSQ 4 bits", "lsq", 4),
+)
+
+
+def main(
+    data: Annotated[str, typer.Option(help="dataset of the recipes, with its options, as YAML")] = "{name: cifar10}",
+    model: str = "resnet20",
+    seeds: int = 3,
+    float_epochs: int = 6,
+    epochs: Annotated[int, typer.Option(help="of every method, after the float run")] = 5,
+    batch_size: int = 128,
+    precision: str = "bf16-mixed" if torch.cuda.is_available() else "32-true",
+    only: Annotated[str, typer.Option(help="comma-separated methods; default: all")] = "",
+    out: Path = Path("build/bench"),
+) -> None:
+    """Train every method over every seed, print means and spreads, and judge the bars."""
+    section = yaml.safe_load(data)
+    wanted = [one for one in ENTRANTS if not only or one.method in only.split(",")]
+    settings = {
+        "data": section["name"], "model": model, "seeds": seeds, "float_epochs": float_epochs, "epochs": epochs,
+        "batch_size": batch_size, "precision": precision,
+    }  # fmt: skip
+    figures: list[dict[str, Any]] = []
+    # Seed by seed, so that what is done after any interruption compares all methods.
+    for seed in range(seeds):
+        for entrant in wanted:
+            recipe = {
+                "name": "bench",
+                "data": section,
+                "model": {"name": model},
+                "method": entrant.section(epochs),
+                "budget": {"average_bits": entrant.bits},
+                "float": {"epochs": float_epochs, "batch_size": batch_size},
+                "precision": precision,
+                "seed": seed,
+            }
+            figures.append({"entrant": entrant.name, "seed": seed, **_run(recipe, out / "accuracy")})
+            _print(figures, settings)
+    raise SystemExit(finish("accuracy", settings, figures, bars(figures), out))
+
+
+def _run(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    write_text(folder / "recipe.yaml", text)
+    checkpoint = train(RecipeFile.read(folder / "recipe.yaml"), folder / "checkpoint", folder / "work", Console())
+    return {**figures_of(checkpoint), "recipe": recipe}
+
+
+def figures_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the figures of one run: accuracies as fractions of the test set, stored and paper bits, seconds."""
+    top1 = {accuracy.what: accuracy.top1 for accuracy in checkpoint.accuracy}
+    return {
+        "top1": top1["trained"],
+        "float_top1": top1["float"],
+        "ptq8_top1": top1["ptq8"],
+        "stored_bits": checkpoint.average_bits,
+        "paper_compression": checkpoint.paper_compression,
+        "test_images": checkpoint.accuracy[0].n,
+        "seconds": checkpoint.seconds,
+    }
+
+
+def mean(figures: list[dict[str, Any]], entrant: str, key: str = "top1") -> float | None:
+    """Return the mean of a figure over an entrant's seeds, None where it has no run."""
+    found = [figure[key] for figure in figures if figure["entrant"] == entrant]
+    return statistics.fmean(found) if found else None
+
+
+def bars(figures: list[dict[str, Any]]) -> list[Bar]:
+    """Return what the benchmark must show; differences are in percentage points of means over seeds."""
+
+    def points(left: float | None, right: float | None) -> float | None:
+        return None if left is None or right is None else 100 * (left - right)
+
+    ours = mean(figures, "MSQ")
+    compression = mean(figures, "MSQ", "paper_compression")
+    return [
+        at_least("MSQ's compression, paper's convention", compression, 20),
+        at_least("MSQ − float, points", points(ours, mean(figures, "MSQ", "float_top1")), -0.5),
+        at_least("MSQ − BSQ, points", points(ours, mean(figures, "BSQ")), -0.1),
+        at_least("MSQ − CSQ, points", points(ours, mean(figures, "CSQ")), -0.1),
+        at_least("Hessian on − off, points", points(ours, mean(figures, "MSQ without the Hessian")), 0),
+    ]
+
+
+def _print(figures: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+    table = Table("method", "top-1", "spread", "stored bits", "seeds", title=json.dumps(settings))
+    for name in dict.fromkeys(figure["entrant"] for figure in figures):
+        found = [figure for figure in figures if figure["entrant"] == name]
+        top1 = [figure["top1"] for figure in found]
+        spread = f"±{statistics.stdev(top1):.2%}" if len(top1) > 1 else "–"
+        bits = statistics.fmean(figure["stored_bits"] for figure in found)
+        table.add_row(name, f"{statistics.fmean(top1):.2%}", spread, f"{bits:.2f}", str(len(found)))
+    floats = {figure["seed"]: figure["float_top1"] for figure in figures}
+    table.add_row("float", f"{statistics.fmean(floats.values()):.2%}", "–", "32", str(len(floats)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
