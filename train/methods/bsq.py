@@ -196,6 +196,10 @@ class Bsq(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Add the group lasso's gradient."""
+        self.add_gradient()
+
+    def add_gradient(self) -> None:
+        """Add the gradient of the group lasso to that of the planes."""
         for site in self.model.sites:
             positive, negative = site.trained
             if positive.grad is None or negative.grad is None or not len(positive):
@@ -209,10 +213,7 @@ class Bsq(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Clamp the planes, and re-quantize when it is time."""
-        with torch.no_grad():
-            for site in self.model.sites:
-                for part in site.trained:
-                    part.clamp_(0, 2)
+        self.clamp()
         steps = int(trainer.estimated_stepping_batches)
         due = self.options.requantizations * trainer.global_step // steps
         if due > self.done:
@@ -220,6 +221,13 @@ class Bsq(L.Callback):
             self.requantize(last=due == self.options.requantizations)
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
+
+    def clamp(self) -> None:
+        """Keep the planes within 0..2."""
+        with torch.no_grad():
+            for site in self.model.sites:
+                for part in site.trained:
+                    part.clamp_(0, 2)
 
     def requantize(self, last: bool) -> None:
         """Make the planes integers again and drop the empty ones; the last time, meet the budget."""

@@ -147,6 +147,10 @@ class Csq(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Add the budget term's gradient to the gates'."""
+        self.add_gradient()
+
+    def add_gradient(self) -> None:
+        """Add the gradient of the budget's term to that of the gates."""
         for site, gradient in zip(self.model.sites, self.budget_gradient(), strict=True):
             gates = _gated(site).gates
             if gates.grad is not None:

@@ -1,0 +1,170 @@
+"""What a training step of every method costs: trained numbers, time, memory. make bench-training.
+
+All methods take turns in one process, step by step, so that whatever slows the machine slows all of them. Memory is the
+peak of the process that runs one method alone (CPU), or what the allocator gave out (CUDA).
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.result import Bar, at_least, at_most, finish
+from msq import plugins
+from msq.checkpoint import InputSpec
+from msq.recipe import Activations, Budget
+from train import models
+from train.methods.bsq import Bsq
+from train.methods.csq import Csq
+from train.methods.msq import Msq
+from train.quantize import QuantizedModel
+
+METHODS = ("float", "lsq", "dorefa", "msq", "bsq", "csq")
+WORKLOADS = {"resnet20": (32, 10, 128), "resnet50": (224, 1000, 8)}
+"""Side of the images, classes and batch of each model. A GPU takes larger batches: --batch."""
+
+Step = Callable[[], None]
+
+
+def main(
+    model: Annotated[str, typer.Option(help="resnet20, resnet50 or both, comma-separated")] = "resnet20,resnet50",
+    steps: int = 20,
+    batch: Annotated[int, typer.Option(help="images a step; 0: each model's own")] = 0,
+    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed")] = "32-true",
+    out: Path = Path("build/bench"),
+) -> None:
+    """Measure every method on every model and judge the bars."""
+    figures: list[dict[str, Any]] = []
+    bars: list[Bar] = []
+    for name in model.split(","):
+        memory = {method: _alone(name, method, batch, precision) for method in METHODS}
+        prepared = {method: prepare(name, method, batch, precision) for method in METHODS}
+        times = interleaved({method: step for method, (step, _) in prepared.items()}, steps)
+        for method, (_, counts) in prepared.items():
+            figures.append(
+                {"model": name, "method": method, "step_seconds": times[method], "peak_bytes": memory[method], **counts}
+            )
+        bars += _bars(name, {figure["method"]: figure for figure in figures if figure["model"] == name})
+    settings = {"models": model, "steps": steps, "batch": batch, "precision": precision}
+    raise SystemExit(finish("training", settings, figures, bars, out))
+
+
+def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, dict[str, int]]:
+    """Return one training step of a method on random images, and how many numbers it trains."""
+    torch.manual_seed(0)
+    side, classes, own = WORKLOADS[name]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    spec = InputSpec(height=side, width=side, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    architecture = models.model(name)
+    net: nn.Module = architecture.build(architecture.Options(), spec, classes)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(batch or own, 3, side, side).to(device, memory_format=torch.channels_last)
+    labels = torch.randint(0, classes, (batch or own,), device=device)
+    before: Step = lambda: None  # noqa: E731
+    after: Step = lambda: None  # noqa: E731
+    if method != "float":
+        plugin = plugins.load("train.methods", method, "method")
+        options = plugin.Options()
+        net = plugin.wrap(net, options, Activations(), spec)
+        assert isinstance(net, QuantizedModel)
+        with torch.no_grad(), net.activations("calibrate"):
+            net(images.cpu()[:8])
+        before, after = _hooks(method, net, options)
+    net.to(device)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            logits = net(images)
+        loss = cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        before()
+        optimizer.step()
+        after()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step, _counts(net)
+
+
+def _hooks(method: str, net: QuantizedModel, options: Any) -> tuple[Step, Step]:
+    """Return what a method does before and after the optimizer's step, as its callback does."""
+    budget = Budget(average_bits=3)
+    if method in ("msq", "dorefa"):
+        return Msq(net, options, budget, 1, 0).pruner.add_penalty_gradient, lambda: None
+    if method == "bsq":
+        bsq = Bsq(net, options, budget)
+        return bsq.add_gradient, bsq.clamp
+    if method == "csq":
+        return Csq(net, options, budget).add_gradient, lambda: None
+    return lambda: None, lambda: None
+
+
+def _counts(net: nn.Module) -> dict[str, int]:
+    if not isinstance(net, QuantizedModel):
+        weights = sum(p.numel() for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear) for p in [m.weight])
+        return {"weights": weights, "trained_for_weights": weights}
+    trained = sum(part.numel() for site in net.sites for part in site.trained)
+    return {"weights": net.weights, "trained_for_weights": trained}
+
+
+def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every step, the methods in turn, after two rounds that compile and allocate."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(rounds + 2):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if index >= 2:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def _alone(name: str, method: str, batch: int, precision: str) -> int:
+    """Return the peak bytes of a process that trains by one method only."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (name, method, batch, precision))
+
+
+def _peak(name: str, method: str, batch: int, precision: str) -> int:
+    step, _ = prepare(name, method, batch, precision)
+    for _ in range(3):
+        step()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _bars(name: str, found: dict[str, dict[str, Any]]) -> list[Bar]:
+    gpu = torch.cuda.is_available()
+
+    def ratio(one: str, other: str) -> float:
+        """Return the median over rounds of the ratio of two methods' steps in the same round."""
+        pairs = zip(found[one]["step_seconds"], found[other]["step_seconds"], strict=True)
+        return float(statistics.median(left / right for left, right in pairs))
+
+    planes = found["bsq"]["trained_for_weights"] / found["msq"]["trained_for_weights"]
+    bars = [
+        at_least(
+            f"{name}: BSQ's trained numbers over MSQ's", planes, 8, "two sets of 7 planes; the paper counts one, of 8"
+        ),
+        at_most(f"{name}: MSQ step / LSQ step", ratio("msq", "lsq"), 1.05 if gpu else 1.10),
+        at_most(f"{name}: MSQ memory / LSQ memory", found["msq"]["peak_bytes"] / found["lsq"]["peak_bytes"], 1.05),
+        at_least(f"{name}: BSQ step / MSQ step", ratio("bsq", "msq"), 5.3, "" if gpu else "asked of a GPU"),
+        at_least(f"{name}: CSQ step / MSQ step", ratio("csq", "msq"), 7.1, "" if gpu else "asked of a GPU"),
+    ]
+    return [*bars, at_most(f"{name}: MSQ step / float step", ratio("msq", "float"), 1.15)]
+
+
+if __name__ == "__main__":
+    typer.run(main)
