@@ -22,6 +22,7 @@ from msq import plugins
 from msq.checkpoint import InputSpec
 from msq.recipe import Activations, Budget
 from train import models
+from train.allocator import keep_freed_memory
 from train.methods.bsq import Bsq
 from train.methods.csq import Csq
 from train.methods.msq import Msq
@@ -59,6 +60,7 @@ def main(
 
 def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, dict[str, int]]:
     """Return one training step of a method on random images, and how many numbers it trains."""
+    keep_freed_memory()
     torch.manual_seed(0)
     side, classes, own = WORKLOADS[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -131,19 +131,20 @@ class _RoundToGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, pact: bool) -> Tensor:
         rounded = round_to_grid(x, scale, low, high)
-        ctx.save_for_backward(x, rounded, scale)
+        ctx.save_for_backward(x, scale)
         ctx.limits, ctx.pact = (low, high), pact
         return rounded
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        x, rounded, scale = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         low, high = ctx.limits
-        through, slope = round_to_grid_backward(gradient, x, rounded, scale, low, high)
+        through, slope = round_to_grid_backward(gradient, x, scale, low, high)
         if ctx.pact:
             # α is high · scale, so its gradient, Σ g · sign over the clipped, is that of the scale times 1 / high; the
             # optimizer steps the scale, and a step of α is a step of the scale times high.
-            clipped = ((gradient - through) * torch.sign(rounded)).sum(dtype=torch.float32)
+            sign = torch.sign(torch.clamp(x, low * scale, high * scale))
+            clipped = ((gradient - through) * sign).sum(dtype=torch.float32)
             return through, clipped.reshape(1) / max(high, 1), None, None, None
         factor = (x.numel() * max(high, 1)) ** -0.5
         return through, (slope / scale).reshape(1) * factor, None, None, None

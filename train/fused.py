@@ -1,8 +1,8 @@
 """The element-wise work of quantization in one pass over memory, where a compiler can be had.
 
-An activation quantizer does little arithmetic on much memory. Written as PyTorch calls, it reads and writes a tensor
-nine times forwards and backwards; torch.compile makes one loop of each direction: C++ on a CPU (which needs a compiler
-on the machine), Triton on CUDA. Without one, and for small tensors, the same functions run as they are written.
+Quantizers do little arithmetic on much memory. Written as PyTorch calls, they read and write a tensor nine times;
+torch.compile makes one loop of each direction: C++ on a CPU (which needs a compiler on the machine), Triton on CUDA.
+Without one, and for small tensors, the same functions run as they are written.
 """
 
 import functools
@@ -31,34 +31,47 @@ def round_to_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     return out if flat is None else out.as_strided(x.size(), x.stride())
 
 
-def round_to_grid_backward(
-    gradient: Tensor, x: Tensor, rounded: Tensor, scale: Tensor, low: int, high: int
-) -> tuple[Tensor, Tensor]:
+def round_to_grid_backward(gradient: Tensor, x: Tensor, scale: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     """Return (gradient of x, Σ (g·x̂ − g_x·x) as float32 scalar); see train.activation_quantizer for the formula.
 
     Args:
-        gradient: of the result, the shape of x. x, rounded: argument and result of round_to_grid.
+        gradient: of the result x̂ of round_to_grid, the shape of x. x, scale, low, high: its arguments; x̂ is computed
+            again, for arithmetic is cheaper than reading.
     """
     limits = _limits(low, high, x)
     gradient = gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
-    flats = [_flat(tensor) for tensor in (gradient, x, rounded)]
+    flats = [_flat(tensor) for tensor in (gradient, x)]
     if any(flat is None for flat in flats):
-        return _backward(gradient, x, rounded, scale, *limits)
+        return _backward(gradient, x, scale, *limits)
     through, slope = _compiled(_backward, x)(*flats, scale, *limits)
     return through.as_strided(x.size(), x.stride()), slope
 
 
+def fused(function: Callable[..., Tensor], x: Tensor, y: Tensor, *numbers: float) -> Tensor:
+    """Return function(x, y, *numbers): element-wise work, in one pass over x where x is large.
+
+    Args:
+        x: any shape. y: broadcast with x. numbers: given as tensors to a compiled function.
+    """
+    if x.numel() < SMALLEST or not _can_compile(x.device.type):
+        return function(x, y, *numbers)
+    out: Tensor = _compile(function)(x, y, *(_number(number, x.device) for number in numbers))
+    return out
+
+
 def _round(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    codes = torch.round(x.float() * (1 / scale))
-    return (torch.clamp(codes, low, high) * scale).to(x.dtype)
+    return _on_grid(x.float(), scale, low, high).to(x.dtype)
 
 
-def _backward(
-    gradient: Tensor, x: Tensor, rounded: Tensor, scale: Tensor, low: Tensor, high: Tensor
-) -> tuple[Tensor, Tensor]:
+def _on_grid(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.clamp(torch.round(x * (1 / scale)), low, high) * scale
+
+
+def _backward(gradient: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     wide, values = gradient.float(), x.float()
     through = torch.where((values > low * scale) & (values < high * scale), wide, 0.0)
-    return through.to(gradient.dtype), (wide * rounded.float() - through * values).sum()
+    slope = wide * _on_grid(values, scale, low, high) - through * values
+    return through.to(gradient.dtype), slope.sum()
 
 
 def _flat(x: Tensor) -> Tensor | None:
@@ -69,13 +82,13 @@ def _flat(x: Tensor) -> Tensor | None:
 
 
 @functools.lru_cache
-def _limit(value: int, device: torch.device) -> Tensor:
-    return torch.tensor(float(value), device=device)
+def _number(value: float, device: torch.device) -> Tensor:
+    """Return a number as a tensor: as numbers, every set of them would be compiled for anew."""
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def _limits(low: int, high: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the limits as tensors: as numbers, every pair of them would be compiled for anew."""
-    return _limit(low, x.device), _limit(high, x.device)
+    return _number(low, x.device), _number(high, x.device)
 
 
 def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:

@@ -39,7 +39,8 @@ def layer_traces(
             products = _by_differences(loss, parameters, vectors)
         rows.append(torch.stack([(v * hv).sum() for v, hv in zip(vectors, products, strict=True)]).detach().cpu())
     estimates = torch.stack(rows).float()
-    return estimates.mean(0), estimates.std(0) / samples**0.5
+    spread = estimates.std(0) if samples > 1 else torch.full_like(estimates[0], torch.nan)
+    return estimates.mean(0), spread / samples**0.5
 
 
 def _by_differences(

@@ -14,6 +14,11 @@ Rounding = Literal["roundclamp", "dorefa"]
 Divisor = Literal["2^n", "2^n-1"]
 
 
+def nearest(weight: Tensor, steps: float | Tensor, most: float | Tensor) -> Tensor:
+    """Return min(round(steps · |W|), most) with the sign of W; rounding is half to even, the same on both sides."""
+    return torch.clamp(torch.round(weight * steps), -most, most)  # type: ignore[arg-type]
+
+
 def roundclamp(weight: Tensor, bits: int) -> Tensor:
     """Return q_n(W) = min(round(2^n · W), 2^n − 1), the n-bit code of a normalised weight.
 
@@ -21,14 +26,13 @@ def roundclamp(weight: Tensor, bits: int) -> Tensor:
     rounded up as down when it loses its last bit.
 
     Args:
-        weight: normalised weights in [0, 1], any shape, float32.
+        weight: normalised weights in [0, 1], any shape, float32; of a negative one, −q_n(|W|).
         bits: n, 0..8. At n = 0 every code is 0.
     Returns:
         Integer-valued float32, same shape, in [0, 2^n − 1].
     Source: MSQ, RoundClamp. Rounding is half to even.
     """
-    levels = float(1 << bits)
-    return torch.clamp(torch.round(weight * levels), max=levels - 1)
+    return nearest(weight, *steps_of(bits, "roundclamp"))
 
 
 def dorefa(weight: Tensor, bits: int) -> Tensor:
@@ -40,14 +44,18 @@ def dorefa(weight: Tensor, bits: int) -> Tensor:
         Integer-valued float32, same shape, in [0, 2^n − 1].
     Source: DoReFa (arXiv 1606.06160), equation 5, times its divisor.
     """
-    return torch.round(weight * float((1 << bits) - 1))
+    return nearest(weight, *steps_of(bits, "dorefa"))
+
+
+def steps_of(bits: int, rounding: Rounding) -> tuple[float, float]:
+    """Return what `nearest` takes for an n-bit code of either rule: steps, and the largest code."""
+    most = float((1 << bits) - 1)
+    return (most + 1 if rounding == "roundclamp" else most), most
 
 
 def code(weight: Tensor, bits: int, rounding: Rounding = "roundclamp") -> Tensor:
     """Return the n-bit code of a normalised weight by either rule; 0 at n = 0."""
-    if rounding == "roundclamp":
-        return roundclamp(weight, bits)
-    return dorefa(weight, bits) if bits else torch.zeros_like(weight)
+    return nearest(weight, *steps_of(bits, rounding))
 
 
 def lsb_residue(weight: Tensor, bits: int, drop: int, rounding: Rounding = "roundclamp") -> Tensor:

@@ -16,6 +16,7 @@ from msq.artefact import Artefact
 from msq.atomic import atomic_file, storage_errors
 from msq.checkpoint import EpochRecord
 from msq.recipe import Recipe
+from train.allocator import keep_freed_memory
 from train.classifier import Classifier
 from train.data.dataset import Dataset
 from train.data.loader import BatchLoader
@@ -69,6 +70,7 @@ def run_phase(
     Raises:
         TrainingError: the loss is not a number. StorageError: a checkpoint cannot be written.
     """
+    keep_freed_memory()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if (folder / _RESULT).is_file():

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 
 from msq.checkpoint import Representation
+from train.fused import fused
 from train.layer_quantizer import Grid, LayerQuantizer
-from train.roundclamp import Divisor, Rounding, code, lsb_residue
+from train.roundclamp import Divisor, Rounding, code, lsb_residue, nearest, steps_of
+
+Number = float | Tensor
 
 
 class WeightQuantizer(LayerQuantizer):
@@ -83,9 +86,7 @@ class WeightQuantizer(LayerQuantizer):
         if not self.enabled:
             return weight
         with torch.no_grad():
-            normalised, sign, top = self._normalise(weight)
-            codes = code(normalised, self._n, self.rounding)
-            shift = self._dequantize(codes, sign, top) - weight
+            shift = fused(_shift, weight, self._top(weight), *self._rule(self._n))
         # As a sum with a constant the straight-through estimator can be differentiated twice, as the Hessian needs.
         return weight + shift
 
@@ -102,59 +103,55 @@ class WeightQuantizer(LayerQuantizer):
             Same shape, float32; zero where the low bits are already empty.
         """
         with torch.no_grad():
-            normalised, sign, top = self._normalise(weight.float())
-            direction = torch.sign(lsb_residue(normalised, self._n, drop, self.rounding))
-            if self.representation == "sign_magnitude":
-                return direction * sign * top
-            return direction * (2 * top)
+            weight = weight.float()
+            longer, shorter = (steps_of(n, self.rounding) for n in (self._n, self._n - drop))
+            return fused(
+                _direction, weight, self._top(weight), *longer, *shorter, float(1 << drop), *self._range()
+            )  # fmt: skip
 
     def nonempty(self, weight: Tensor, drop: int) -> float:
         """Return β: the share of weights whose last `drop` bits are not empty."""
-        normalised, _, _ = self._normalise(weight.float())
-        return float((lsb_residue(normalised, self._n, drop, self.rounding) != 0).float().mean())
+        with torch.no_grad():
+            residue = lsb_residue(self.normalised(weight.float()), self._n, drop, self.rounding)
+            return float((residue != 0).float().mean())
 
     def at(self, weight: Tensor, n: int) -> Tensor:
         """Return the weight dequantized with n code bits instead of the present number, without gradient."""
         with torch.no_grad():
-            normalised, sign, top = self._normalise(weight)
-            return self._dequantize(code(normalised, n, self.rounding), sign, top, n)
+            return _rounded(weight, self._top(weight), *self._rule(n))
 
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return the stored codes (uint8, the weight's shape) and the scale of a code step (float32, (out,))."""
         with torch.no_grad():
-            normalised, sign, top = self._normalise(weight)
-            codes = code(normalised, self._n, self.rounding)
-            channels = top.flatten().expand(weight.shape[0]) if top.numel() == 1 else top.flatten()
-            if self.representation == "offset":
-                step = channels if self._centred else channels * 2
-                return codes.to(torch.uint8), (step / self._divisor(self._n)).float()
-            stored = codes * sign + float(1 << self._n) if self._n else torch.zeros_like(codes)
-            return stored.to(torch.uint8), (channels / self._divisor(self._n)).float()
+            codes = code(self.normalised(weight), self._n, self.rounding)
+            if self.representation == "sign_magnitude" and self._n:
+                codes += float(1 << self._n)
+            scale = (self._top(weight) * self._step(self._n)).flatten().expand(weight.shape[0])
+            return codes.to(torch.uint8), scale.float().contiguous()
 
-    def _normalise(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (weights in [0, 1], their signs, the maximum that they were divided by)."""
-        with torch.no_grad():
-            magnitude = weight.abs()
-            if self.per_channel:
-                top = magnitude.flatten(1).amax(1).reshape(-1, *[1] * (weight.dim() - 1))
-            else:
-                top = magnitude.amax().reshape([1] * weight.dim())
-            top = top.clamp_min(torch.finfo(torch.float32).tiny * 2**16)
-            if self.representation == "sign_magnitude":
-                return magnitude / top, torch.sign(weight), top
-            return weight / (2 * top) + 0.5, torch.ones_like(weight), top
+    def normalised(self, weight: Tensor) -> Tensor:
+        """Return W: in [0, 1] of offset weights, in [−1, 1] of sign_magnitude ones, whose sign is a bit of its own."""
+        return _normalised(weight, self._top(weight), *self._range())
 
-    def _divisor(self, n: int) -> float:
-        """Return what codes are divided by; at n = 0, where all are 0, one."""
-        return float(max((1 << n) - self._less, 1))
+    def _top(self, weight: Tensor) -> Tensor:
+        """Return the largest magnitude of a channel, or of the tensor, in a shape that broadcasts."""
+        dimensions = list(range(1 if self.per_channel else 0, weight.dim()))
+        top: Tensor = torch.linalg.vector_norm(weight, torch.inf, dimensions, keepdim=True)
+        # Of a channel of zeros the quotient stays a number.
+        return top.clamp_min(torch.finfo(torch.float32).tiny * 2**16)
 
-    def _dequantize(self, codes: Tensor, sign: Tensor, top: Tensor, n: int | None = None) -> Tensor:
-        n = self._n if n is None else n
-        if self.representation == "sign_magnitude":
-            return codes * sign * (top / self._divisor(n))
-        if self._centred:
-            return (2 * codes - float((1 << n) - 1)) * (top / self._divisor(n))
-        return (codes - float(1 << n) / 2) * (2 * top / self._divisor(n))
+    def _range(self) -> tuple[float, float]:
+        """Return what w / max|w| is multiplied by, and what is added, to make W."""
+        return (1.0, 0.0) if self.representation == "sign_magnitude" else (0.5, 0.5)
+
+    def _step(self, n: int) -> float:
+        """Return the weight of a code step over max|w|; at n = 0, where all codes are 0, one."""
+        return (1 if self.representation == "sign_magnitude" else 2) / max((1 << n) - self._less, 1)
+
+    def _rule(self, n: int) -> tuple[float, ...]:
+        """Return what _rounded takes for n code bits."""
+        zero = 0.0 if self.representation == "sign_magnitude" else ((1 << n) - int(self._centred)) / 2
+        return (*self._range(), *steps_of(n, self.rounding), zero, self._step(n))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -169,3 +166,26 @@ def most_levels(representation: Representation, divisor: Divisor = "2^n") -> int
 def stored_bits(representation: Representation, n: int) -> int:
     """Return the stored bits of a weight with n code bits: the sign of sign_magnitude costs one more."""
     return n + 1 if representation == "sign_magnitude" and n > 0 else n
+
+
+def _normalised(weight: Tensor, top: Tensor, slope: Number, offset: Number) -> Tensor:
+    return weight / top * slope + offset
+
+
+def _rounded(
+    weight: Tensor, top: Tensor, slope: Number, offset: Number, steps: Number, most: Number, zero: Number, step: Number
+) -> Tensor:
+    return (nearest(_normalised(weight, top, slope, offset), steps, most) - zero) * (top * step)
+
+
+def _shift(weight: Tensor, top: Tensor, *rule: Number) -> Tensor:
+    return _rounded(weight, top, *rule) - weight
+
+
+def _direction(
+    weight: Tensor, top: Tensor, steps: Number, most: Number, fewer: Number, least: Number, factor: Number,
+    slope: Number, offset: Number,
+) -> Tensor:  # fmt: skip
+    normalised = _normalised(weight, top, slope, offset)
+    residue = nearest(normalised, steps, most) - factor * nearest(normalised, fewer, least)
+    return torch.sign(residue) * (top / slope)

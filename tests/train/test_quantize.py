@@ -1,6 +1,7 @@
 """Wrapping a user's model: what becomes a site, where activations are rounded, and that pruning is exact."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from msq.errors import TrainingError
+from train import fused
 from train.activation_quantizer import ActivationQuantizer
 from train.quantize import quantize
 from train.weight_quantizer import WeightQuantizer
@@ -56,13 +58,7 @@ def test_dropping_empty_bits_changes_no_logit(representation: str, drop: int, mo
     """
     unit = torch.ones(1)
 
-    def normalise(self: WeightQuantizer, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        top = unit.reshape([1] * weight.dim())
-        if self.representation == "sign_magnitude":
-            return weight.abs(), weight.sign(), top
-        return weight / 2 + 0.5, torch.ones_like(weight), top
-
-    monkeypatch.setattr(WeightQuantizer, "_normalise", normalise)
+    monkeypatch.setattr(WeightQuantizer, "_top", lambda self, weight: unit.reshape([1] * weight.dim()))
     model = quantize(small(), lambda _: WeightQuantizer(representation, 6))  # type: ignore[arg-type]
     for site in model.sites:
         with torch.no_grad():
@@ -144,3 +140,16 @@ def test_a_model_whose_flow_depends_on_values_is_refused() -> None:
 
     with pytest.raises(TrainingError, match="Wayward cannot be traced"):
         quantize(Wayward())
+
+
+@pytest.mark.skipif(not fused._can_compile("cpu"), reason="no compiler on this machine: nothing is compiled")
+@pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])
+def test_a_large_layers_compiled_weight_is_the_one_its_codes_say(representation: Any) -> None:
+    weight = torch.randn(256, fused.SMALLEST // 256)
+    for n in (7, 3, 1):
+        quantizer = WeightQuantizer(representation, n)
+        codes, scale = quantizer.codes(weight)
+        integers = quantizer.grid.a * codes.int() - quantizer.grid.z
+        torch.testing.assert_close(quantizer(weight), integers * scale[:, None], rtol=1e-6, atol=1e-6)
+        small = torch.cat([quantizer.penalty_gradient(row, 1) for row in weight.split(16)])
+        assert torch.equal(quantizer.penalty_gradient(weight, 1), small)

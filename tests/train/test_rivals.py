@@ -213,19 +213,78 @@ def test_of_two_equal_layers_the_more_sensitive_gets_no_fewer_bits() -> None:
 
 
 def test_a_bit_map_gives_every_layer_its_width(tmp_path: Path) -> None:
-    widths = {"0": 5, "3": 2, "6": 0}
+    widths = {"0": 5, "3": 2, "6": 8}
     BitMap(bits=widths).write(tmp_path / "map.json")
     _, _, model = wrapped("lsq", bit_map=tmp_path / "map.json")
     assert model.bits() == widths
 
 
 @pytest.mark.parametrize(
-    ("bits", "said"), [({"0": 5, "3": 2, "6": 4, "stem": 1}, "names stem"), ({"0": 5}, "no width for 3, 6")]
+    ("bits", "said"),
+    [
+        ({"0": 5, "3": 2, "6": 4, "stem": 1}, "names stem"),
+        ({"0": 5}, "no width for 3, 6"),
+        ({"0": 1, "3": 2, "6": 4}, "0 has 1 bit"),
+        ({"0": 5, "3": 2, "6": 0}, "6 has 0 bits"),
+    ],
 )
 def test_a_bit_map_that_does_not_fit_the_model_is_refused(tmp_path: Path, bits: dict[str, int], said: str) -> None:
     BitMap(bits=bits).write(tmp_path / "map.json")
     with pytest.raises(RecipeError, match=said):
         wrapped("lsq", bit_map=tmp_path / "map.json")
+
+
+def test_widths_come_from_one_place(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave bits"):
+        lsq.Options(bits=4, bit_map=tmp_path / "map.json")
+
+
+def test_first_and_last_layer_can_have_a_width_of_their_own() -> None:
+    method, options, model = wrapped("lsq", first_last_bits=8)
+    method.phases(model, options, Budget(average_bits=4.9), 0)
+    assert list(model.bits().values()) == [8, 3, 8]
+
+
+@given(seed=st.integers(0, 2**16), bits=st.integers(2, 8), per_channel=st.booleans(), steps=st.floats(1e-4, 10))
+@settings(max_examples=60)
+def test_lsqs_stored_integers_are_its_weights_bit_for_bit(
+    seed: int, bits: int, per_channel: bool, steps: float
+) -> None:
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(seed)) * steps
+    quantizer = lsq.LsqQuantizer(weight, bits, per_channel)
+    with torch.no_grad():
+        quantizer.step.mul_(torch.rand(quantizer.step.shape, generator=torch.Generator().manual_seed(seed)) + 0.5)
+    assert torch.equal(read(quantizer, *quantizer.codes(weight)), quantizer(weight))
+
+
+def test_lsqs_step_has_the_papers_gradient() -> None:
+    weight = torch.randn(6, 50, dtype=torch.float64)
+    quantizer = lsq.LsqQuantizer(weight, 3, per_channel=False).double()
+    upstream = torch.randn_like(weight)
+    quantizer(weight).backward(upstream)
+    ratio = weight / quantizer.step.detach()
+    slope = torch.where(ratio <= -4, -4.0, torch.where(ratio >= 3, 3.0, ratio.round() - ratio))
+    assert quantizer.step.grad is not None
+    torch.testing.assert_close(quantizer.step.grad, ((upstream * slope).sum() / (300 * 3) ** 0.5).reshape(1))
+
+
+@given(seed=st.integers(0, 2**16), per_channel=st.booleans())
+@settings(max_examples=20)
+def test_more_bits_never_cost_more_error(seed: int, per_channel: bool) -> None:
+    weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(seed))
+    errors = [hawq.least_error(weight, bits, per_channel) for bits in range(2, 9)]
+    assert errors == sorted(errors, reverse=True)
+
+
+@given(traces=st.lists(st.floats(0.01, 1e4), min_size=2, max_size=2), limit=st.integers(4, 15))
+@settings(max_examples=40)
+def test_of_two_like_layers_the_more_sensitive_gets_no_fewer_bits(traces: list[float], limit: int) -> None:
+    error = np.array([4.0**-bits for bits in range(2, 9)])
+    harm = np.array([trace * error for trace in traces])
+    size = np.array([range(2, 9)] * 2, float)
+    low, high = sorted(range(2), key=lambda layer: traces[layer])
+    chosen = hawq.allocate(harm, size, limit)
+    assert chosen[high] >= chosen[low] or traces[low] == traces[high]
 
 
 @pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])

@@ -24,6 +24,12 @@ def test_code_is_the_shorter_code_and_a_bounded_residue(n: int, k: int) -> None:
     assert residue[unclamped].abs().max() <= 2 ** (k - 1)
 
 
+@pytest.mark.parametrize("n", range(9))
+def test_a_negative_weights_code_is_the_negative_of_its_magnitudes(n: int) -> None:
+    assert torch.equal(roundclamp(-GRID, n), -roundclamp(GRID, n))
+    assert torch.equal(dorefa(-GRID, n), -dorefa(GRID, n))
+
+
 @pytest.mark.parametrize("n", range(2, 9))
 def test_boundaries_of_the_shorter_code_are_centres_of_the_longer_ones_bins(n: int) -> None:
     boundary = (2 * torch.arange(2 ** (n - 1) - 1) + 1).float() / 2**n
@@ -67,12 +73,12 @@ def test_penalty_points_along_the_residue_and_a_step_brings_the_shorter_code_nea
     weight = torch.randn(4, 50, generator=torch.Generator().manual_seed(seed))
     quantizer = WeightQuantizer(representation, n)  # type: ignore[arg-type]
     gradient = quantizer.penalty_gradient(weight, k)
-    normalised, sign, _top = quantizer._normalise(weight)
+    normalised = quantizer.normalised(weight)
     residue = lsb_residue(normalised, n, k)
-    assert torch.equal(torch.sign(gradient * sign), torch.sign(residue))
+    assert torch.equal(torch.sign(gradient), torch.sign(residue))
     moved = normalised - 1e-4 * torch.sign(residue)
     shorter = roundclamp(normalised, n - k) / 2 ** (n - k)
-    busy = (residue != 0) & (normalised <= (2 ** (n - k) - 1) / 2 ** (n - k)) & (moved >= 0)
+    busy = (residue != 0) & (normalised.abs() <= (2 ** (n - k) - 1) / 2 ** (n - k)) & (moved * normalised >= 0)
     assert ((moved - shorter).abs()[busy] < (normalised - shorter).abs()[busy]).all()
 
 

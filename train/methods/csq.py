@@ -1,7 +1,8 @@
 """CSQ: bits are trained through a sigmoid that hardens; so are gates that say which bits of a layer there are.
 
 Source: CSQ (arXiv 2212.02770). Where the paper and its public code leave a choice, or differ, here:
-    start         the bits of the float net's nearest 8-bit integers, as logits of ±1; the public code starts at random.
+    start         the bits of the float net's nearest 8-bit integers, as logits of ±`start`; the public code starts at
+                  random. All gates are a little open; at zero, as in the public code, none would count as open.
     exponents     fixed powers of two; the public code trains them by accident (they are parameters).
     hardening     the public code hardens only gates before it evaluates; here bits too, or the evaluated net would not
                   be the integers. It is done before the last epochs, in which one float a weight is trained
@@ -36,6 +37,8 @@ class Options(Strict):
 
     strength: float = Field(0.3, ge=0)
     """λ: weight of the budget's term, over the mean gate."""
+    start: float = Field(0.3, gt=0)
+    """Size of the bits' first logits: the smaller, the longer a bit can still change."""
     temperature: float = Field(200.0, gt=1)
     """What the sigmoids' temperature rises to, from 1, exponentially."""
     force_budget: bool = True
@@ -53,6 +56,10 @@ class Options(Strict):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+GATE = 0.1
+"""First logit of every gate."""
+
+
 class GatedBits(LayerQuantizer):
     """w = scale · Σ_b [σ(T·p_b) − σ(T·n_b)] · σ(T·m_b) · 2^b / (2^N − 1) (CSQ, equations 2 and 3).
 
@@ -60,18 +67,18 @@ class GatedBits(LayerQuantizer):
     that are open now, and `codes` hardens.
 
     Args:
-        weight: the float weight.
+        weight: the float weight. start: size of the first logits.
     """
 
     representation = "sign_magnitude"
     per_channel = False
     temperature: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, start: float = 0.3) -> None:
         super().__init__()
+        self._start = start
         self.scale = nn.Parameter(weight.detach().abs().max().clamp_min(1e-8).reshape(1))
-        # At zero, as in the public code, every gate is half open and the net is at half its strength.
-        self.gates = nn.Parameter(torch.full((BITS,), 1.0))
+        self.gates = nn.Parameter(torch.full((BITS,), GATE))
         self.register_buffer("temperature", torch.ones(()))
 
     @property
@@ -100,7 +107,7 @@ class GatedBits(LayerQuantizer):
         levels = float((1 << BITS) - 1)
         integers = torch.round(weight.abs() / self.scale.detach() * levels).clamp(max=levels)
         planes = split(integers, BITS)
-        return 2 * planes * (weight > 0) - 1, 2 * planes * (weight < 0) - 1
+        return tuple(self._start * (2 * planes * side - 1) for side in (weight > 0, weight < 0))  # type: ignore[return-value]
 
     def forward(self, positive: Tensor, negative: Tensor) -> Tensor:  # type: ignore[override]
         """Return the soft weight."""
@@ -213,7 +220,7 @@ def wrap(model: nn.Module, options: Options, activations: Activations, spec: Inp
     """Return the model with gated bits for every layer, eight stored bits everywhere, not yet calibrated."""
     return quantize(
         model,
-        GatedBits,
+        lambda weight: GatedBits(weight, options.start),
         activation_bits=activations.bits,
         activation_range=activations.range,
         input_range=spec.pixel_range(),

@@ -13,25 +13,26 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch import nn
+from torch import Tensor, nn
 
 from msq.checkpoint import InputSpec
 from msq.errors import BudgetError
 from msq.recipe import Activations, Budget
 from train.hessian import layer_traces
 from train.methods import lsq
-from train.methods.lsq import LsqQuantizer
 from train.quantize import QuantizedModel
 from train.schedule import Phase
 from train.target import Target
 
 
 class Options(lsq.Options):
-    """Keys of a recipe's `method` section: those of lsq without `bits` and `bit_map`, and these."""
+    """Keys of a recipe's `method` section: those of lsq that give no widths, and these."""
 
     bits: None = None
     """Not given: the widths are what is sought."""
     bit_map: None = None
+    """Not given: the widths are what is sought."""
+    first_last_bits: None = None
     """Not given: the widths are what is sought."""
     least_bits: int = Field(2, ge=2, le=8)
     """Fewest stored bits that a layer can get; the most are 8."""
@@ -72,7 +73,33 @@ def allocate(harm: NDArray[np.float64], size: NDArray[np.float64], limit: float)
     )
     if solved.x is None:
         raise BudgetError(f"no widths were found for the budget: {solved.message}")
-    return [int(choice) for choice in solved.x.reshape(harm.shape).argmax(axis=1)]
+    chosen = [int(choice) for choice in solved.x.reshape(harm.shape).argmax(axis=1)]
+    spent = size[np.arange(layers), chosen].sum()
+    # A solver takes nearly whole numbers for whole ones; what is made of them must fit, too.
+    if spent > limit:
+        raise BudgetError(
+            f"the widths found take {spent:.6g}, the budget is {limit:.6g}", hint="lower the budget a bit"
+        )
+    return chosen
+
+
+def least_error(weight: Tensor, bits: int, per_channel: bool) -> float:
+    """Return the least ‖Q_b(W) − W‖² over clipping ranges, each output channel (or the tensor) its own.
+
+    It is what a layer of these bits can be had for; the start of LSQ's training is further off, and not by bits alone.
+
+    Args:
+        weight: float32, outputs first. bits: 2..8, two's complement.
+    """
+    rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
+    top = float((1 << (bits - 1)) - 1)
+    widest = rows.abs().amax(1, keepdim=True).clamp_min(1e-12)
+    best = rows.square().sum(1)
+    for share in torch.linspace(1.0, 0.1, 46).tolist():
+        step = widest * (share / top)
+        error = (torch.clamp(torch.round(rows / step), -top - 1, top) * step - rows).square().sum(1)
+        best = torch.minimum(best, error)
+    return float(best.sum())
 
 
 def widths(options: Options) -> range:
@@ -112,9 +139,7 @@ class Allocation(L.Callback):
         size = np.zeros_like(harm)
         for row, (site, trace) in enumerate(zip(self.model.sites, traces, strict=True)):
             for column, bits in enumerate(candidates):
-                candidate = LsqQuantizer(site.weight, bits, self.options.per_channel).to(site.weight.device)
-                with torch.no_grad():
-                    lost = float((candidate(site.weight) - site.weight).square().sum())
+                lost = least_error(site.weight.detach(), bits, self.options.per_channel)
                 # Away from a minimum an estimate can be negative, which would make any error welcome.
                 harm[row, column] = max(trace, 0.0) / site.numel * lost
                 size[row, column] = self.target.size_of(site, bits)
@@ -136,10 +161,13 @@ class Allocation(L.Callback):
             after = float(total.sum()) / count
             if count > 1 and abs(after - before) <= self.options.tolerance * abs(before):
                 break
+        mean = total / count
         if torch.distributed.is_initialized():
-            total = total.to(weights[0].device)
-            torch.distributed.all_reduce(total)
-        traces: list[float] = (total / count).tolist()
+            # Every process saw its own images, and may have stopped after another number of vectors.
+            mean = mean.to(weights[0].device)
+            torch.distributed.all_reduce(mean)
+            mean /= torch.distributed.get_world_size()
+        traces: list[float] = mean.tolist()
         return traces
 
     def measures(self) -> dict[str, tuple[float | None, float | None]]:

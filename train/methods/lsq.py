@@ -5,15 +5,16 @@ Source: LSQ (arXiv 1902.08153). Activations are clipped as the recipe says; `act
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from msq.artefact import Strict
 from msq.bitmap import BitMap
 from msq.checkpoint import InputSpec, Representation
+from msq.errors import RecipeError
 from msq.recipe import Activations, Budget
 from train.layer_quantizer import Grid, LayerQuantizer
 from train.quantize import QuantizedModel, quantize
@@ -28,6 +29,8 @@ class Options(Strict):
     """Stored bits of every layer; default: the most that the budget allows everywhere."""
     bit_map: Path | None = None
     """A bit map (JSON) that gives every layer its stored bits, instead of `bits`."""
+    first_last_bits: int | None = Field(None, ge=2, le=8)
+    """Stored bits of the first and the last layer, which papers often keep at 8; default: as the others."""
     per_channel: bool = True
     """One step per output channel; off: one per layer, as in the paper."""
     epochs: int = Field(5, ge=1)
@@ -37,6 +40,12 @@ class Options(Strict):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     distillation: float = Field(0.0, ge=0, le=1)
     """Share of the loss that is the distance to the float net's softened answers."""
+
+    @model_validator(mode="after")
+    def _one_source_of_widths(self) -> Self:
+        if self.bit_map is not None and (self.bits is not None or self.first_last_bits is not None):
+            raise ValueError("a bit_map gives every layer its width: leave bits and first_last_bits out")
+        return self
 
 
 class LsqQuantizer(LayerQuantizer):
@@ -93,9 +102,9 @@ class LsqQuantizer(LayerQuantizer):
         if self._bits == 0:
             return torch.zeros_like(weight)
         factor = (weight.numel() / self.step.numel() * self._top) ** -0.5
-        # The value of the step, with its gradient scaled.
-        step = (self.step * factor + (self.step * (1 - factor)).detach()).abs()
-        step = step.reshape(-1, *[1] * (weight.dim() - 1))
+        step = self.step.abs()
+        # The very step, for it says the codes; only its gradient is scaled.
+        step = (step.detach() + factor * (step - step.detach())).reshape(-1, *[1] * (weight.dim() - 1))
         ratio = torch.clamp(weight / step, -self._top - 1, self._top)
         quantized: Tensor = (ratio + (torch.round(ratio) - ratio).detach()) * step
         return quantized
@@ -125,20 +134,41 @@ def wrap(model: nn.Module, options: Options, activations: Activations, spec: Inp
         input_range=spec.pixel_range(),
     )
     if options.bit_map is not None:
-        set_widths(wrapped, BitMap.read(options.bit_map).widths([site.name for site in wrapped.sites]))
+        set_widths(wrapped, _checked(wrapped, BitMap.read(options.bit_map), options.bit_map))
+    elif options.first_last_bits is not None:
+        set_widths(wrapped, _widths(wrapped, options.bits or 8, options))
     return wrapped
+
+
+def _widths(model: QuantizedModel, bits: int, options: Options) -> dict[str, int]:
+    """Return one width for all layers, the first's and the last's their own."""
+    widths = {site.name: bits for site in model.sites}
+    if options.first_last_bits is not None:
+        widths[model.sites[0].name] = widths[model.sites[-1].name] = options.first_last_bits
+    return widths
+
+
+def _checked(model: QuantizedModel, bit_map: BitMap, path: Path) -> dict[str, int]:
+    """Return a bit map's widths. Raises RecipeError where it does not fit the model, or LSQ has no such width."""
+    widths = bit_map.widths([site.name for site in model.sites])
+    for site in model.sites:
+        if widths[site.name] == 1:
+            raise RecipeError(
+                f"{path}: {site.name} has 1 bit, and two's complement needs two to hold a value of either sign",
+                hint="give it 2 bits, or 0 where a residual path goes round it",
+            )
+        if widths[site.name] == 0 and not site.removable:
+            raise RecipeError(f"{path}: {site.name} has 0 bits, and no path goes round it", hint="give it 2 bits")
+    return widths
 
 
 def phases(model: QuantizedModel, options: Options, budget: Budget, seed: int) -> tuple[Phase, ...]:
     """Return how the wrapped model is trained. Raises BudgetError where its widths are above the budget."""
     target = Target(budget, model)
     if options.bits is None and options.bit_map is None:
-        fitting = [
-            bits
-            for bits in range(2, 9)
-            if sum(target.size_of(site, bits) for site in model.sites) <= target.limit or bits == 2
-        ]
-        set_widths(model, {site.name: fitting[-1] for site in model.sites})
+        candidates = [_widths(model, bits, options) for bits in range(8, 1, -1)]
+        fitting = (w for w in candidates if sum(target.size_of(s, w[s.name]) for s in model.sites) <= target.limit)
+        set_widths(model, next(fitting, candidates[-1]))
     target.check()
     return (training(options),)
 
