@@ -27,7 +27,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup deploy check train export measure report test lint format bench-accuracy bench-training clean distclean
+.PHONY: help setup deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ format: $(DEV_SETUP) ## let ruff mend what it can
 
 bench-accuracy: $(SETUP) ## every method at matched size: ARGS="--data … --model … --seeds n --epochs n"; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.accuracy $(ARGS)
+
+bench-ablation: $(SETUP) ## MSQ with one option changed at a time: the evidence for its defaults; ARGS as above
+	$(PY) -m benchmarks.accuracy --ablation $(ARGS)
 
 bench-training: $(SETUP) ## parameters, step time and memory of every method; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.training $(ARGS)

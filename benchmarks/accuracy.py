@@ -1,4 +1,5 @@
 """Accuracy of every method at matched stored size, from the same float net, over the same epochs: make bench-accuracy.
+And of MSQ with one option changed at a time, which is the evidence for its defaults: make bench-ablation.
 
 Every run is a recipe that is trained as a user would; finished runs are kept and not repeated, so that the benchmark
 can be interrupted and goes on. All methods get the same epochs after the same float run.
@@ -59,6 +60,28 @@ ENTRANTS = (
     Entrant("LSQ 4 bits", "lsq", 4),
 )
 
+ABLATION = (
+    Entrant("MSQ", "msq"),
+    Entrant("offset", "msq", options={"representation": "offset"}),
+    Entrant("divisor 2^n − 1", "msq", options={"divisor": "2^n-1"}),
+    Entrant("one scale a layer", "msq", options={"per_channel": False}),
+    Entrant("no L1 term", "msq", options={"strength": 0.0}),
+    Entrant("λ / 10", "msq", options={"strength": 1e-4}),
+    Entrant("λ · 10", "msq", options={"strength": 1e-2}),
+    Entrant("α = 0: the pace alone", "msq", options={"alpha": 0.0}),
+    Entrant("α = 0.2", "msq", options={"alpha": 0.2}),
+    Entrant("α = 0.5", "msq", options={"alpha": 0.5}),
+    Entrant("α alone: no pace", "msq", options={"keep_pace": False}),
+    Entrant("a look every 20 steps", "msq", options={"interval": 20}),
+    Entrant("a look every 180 steps", "msq", options={"interval": 180}),
+    Entrant("no Hessian", "msq", options={"hessian_samples": 0}),
+    Entrant("8 vectors a trace", "msq", options={"hessian_samples": 8}),
+    Entrant("Ω of the drop", "msq", options={"perturbation": "drop"}),
+    Entrant("half distilled", "msq", options={"distillation": 0.5}),
+    Entrant("peak rate 0.01", "msq", options={"learning_rate": 0.01}),
+    Entrant("peak rate 0.05", "msq", options={"learning_rate": 0.05}),
+)
+
 
 def main(
     data: Annotated[str, typer.Option(help="dataset of the recipes, with its options, as YAML")] = "{name: cifar10}",
@@ -69,11 +92,13 @@ def main(
     batch_size: int = 128,
     precision: str = "bf16-mixed" if torch.cuda.is_available() else "32-true",
     only: Annotated[str, typer.Option(help="comma-separated methods; default: all")] = "",
+    ablation: Annotated[bool, typer.Option("--ablation", help="MSQ's options instead of the rivals")] = False,
     out: Path = Path("build/bench"),
 ) -> None:
     """Train every method over every seed, print means and spreads, and judge the bars."""
     section = yaml.safe_load(data)
-    wanted = [one for one in ENTRANTS if not only or one.method in only.split(",")]
+    benchmark, entrants = ("ablation", ABLATION) if ablation else ("accuracy", ENTRANTS)
+    wanted = [one for one in entrants if not only or one.method in only.split(",")]
     settings = {
         "data": section["name"], "model": model, "seeds": seeds, "float_epochs": float_epochs, "epochs": epochs,
         "batch_size": batch_size, "precision": precision,
@@ -94,7 +119,7 @@ def main(
             }
             figures.append({"entrant": entrant.name, "seed": seed, **_run(recipe, out / "accuracy")})
             _print(figures, settings)
-    raise SystemExit(finish("accuracy", settings, figures, bars(figures), out))
+    raise SystemExit(finish(benchmark, settings, figures, [] if ablation else bars(figures), out))
 
 
 def _run(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:

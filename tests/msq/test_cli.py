@@ -109,6 +109,39 @@ def test_a_budget_below_one_bit_a_layer_is_refused_before_any_training(
     assert not (tmp_path / "work").exists()
 
 
+def test_a_run_can_start_from_the_bit_map_that_another_run_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path
+) -> None:
+    short = {"float": {"epochs": 1, "batch_size": 2}}
+    first = recipe(
+        tmp_path, images, method={"name": "msq", "prune_epochs": 1, "finetune_epochs": 1, "interval": 1}, **short
+    )
+    assert run(capsys, *train(tmp_path, first))[0] == 0
+    bits = tmp_path / "bits.json"
+    sys.argv = ["msq", "bits", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main()
+    bits.write_text(capsys.readouterr().out)
+    wanted = json.loads(bits.read_text())["bits"]
+    assert min(wanted.values()) < max(wanted.values())
+    method = {"name": "lsq", "bit_map": str(bits), "epochs": 1}
+    assert run(capsys, *train(tmp_path, recipe(tmp_path, images, method=method, **short)))[0] == 0
+    sites = json.loads((tmp_path / "out" / "checkpoint.json").read_text())["sites"]
+    assert {site["name"]: site["bits"] for site in sites} == wanted
+
+
+def test_a_bit_map_of_another_model_names_the_nearest_layer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path
+) -> None:
+    bits = tmp_path / "bits.json"
+    bits.write_text(json.dumps({"schema_version": 1, "granularity": "per_channel", "bits": {"stage1.0.convl": 4}}))
+    path = recipe(tmp_path, images, method={"name": "lsq", "bit_map": str(bits)})
+    code, said = run(capsys, *train(tmp_path, path))
+    assert code == 3
+    assert "names stage1.0.convl, which the model does not have" in said
+    assert "did you mean stage1.0.conv1?" in said
+
+
 def test_an_unreadable_image_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path) -> None:
     bad = images / "train" / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:20])

@@ -245,6 +245,15 @@ def test_first_and_last_layer_can_have_a_width_of_their_own() -> None:
     assert list(model.bits().values()) == [8, 3, 8]
 
 
+def test_a_layer_whose_gates_all_closed_keeps_its_strongest_where_no_path_goes_round_it() -> None:
+    _, options, model = wrapped("csq")
+    for site in model.sites:
+        with torch.no_grad():
+            csq._gated(site).gates.copy_(torch.linspace(-2, -1, csq.BITS))
+    csq.Csq(model, options, Budget(average_bits=3)).harden()
+    assert set(model.bits().values()) == {2}
+
+
 @given(seed=st.integers(0, 2**16), bits=st.integers(2, 8), per_channel=st.booleans(), steps=st.floats(1e-4, 10))
 @settings(max_examples=60)
 def test_lsqs_stored_integers_are_its_weights_bit_for_bit(

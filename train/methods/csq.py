@@ -181,13 +181,18 @@ class Csq(L.Callback):
 
     def harden(self) -> None:
         """Make bits and gates what they are at an infinite temperature, and meet the budget."""
+        for site in self.model.sites:
+            gates = _gated(site).gates.detach()
+            if not site.removable and not _gated(site).open:
+                # Nothing would pass a layer without bits that no path goes round.
+                gates[gates.argmax()] = 1.0
         while self.options.force_budget and self.target.size() > self.target.limit:
             # Only an outermost gate saves a stored bit; one stays.
             edges = [
                 (float(_gated(site).gates[bit].detach()), index, bit)
                 for index, site in enumerate(self.model.sites)
-                for bit in {_gated(site).open[0], _gated(site).open[-1]}
                 if _gated(site).stored_bits > 2
+                for bit in {_gated(site).open[0], _gated(site).open[-1]}
             ]
             if not edges:
                 raise BudgetError(
