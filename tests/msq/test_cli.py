@@ -134,11 +134,11 @@ def test_a_bit_map_of_another_model_names_the_nearest_layer(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path
 ) -> None:
     bits = tmp_path / "bits.json"
-    bits.write_text(json.dumps({"schema_version": 1, "granularity": "per_channel", "bits": {"stage1.0.convl": 4}}))
+    bits.write_text(json.dumps({"schema_version": 1, "granularity": "per_channel", "bits": {"stage1.0.convv1": 4}}))
     path = recipe(tmp_path, images, method={"name": "lsq", "bit_map": str(bits)})
     code, said = run(capsys, *train(tmp_path, path))
     assert code == 3
-    assert "names stage1.0.convl, which the model does not have" in said
+    assert "names stage1.0.convv1, which the model does not have" in said
     assert "did you mean stage1.0.conv1?" in said
 
 
