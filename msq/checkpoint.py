@@ -92,6 +92,21 @@ class EpochRecord(Strict):
     bits: dict[str, int] = {}
 
 
+class PhaseRecord(Strict):
+    """What a phase of training took, on the machine that trained."""
+
+    name: str
+    steps: int
+    seconds: float
+    """Wall time of its epochs."""
+    step_ms: float | None
+    """Median milliseconds of a step, each stretch of up to 50 steps counted as their mean; null without steps."""
+    peak_memory: int
+    """Most bytes of memory that the process had held when the phase ended."""
+    peak_device_memory: int | None = None
+    """Most bytes that it had allocated on its GPU; null without one."""
+
+
 class DataId(Strict):
     """Which data a model was trained and tested on: the digest is over the decoded images and labels."""
 
@@ -124,10 +139,15 @@ class Checkpoint(Artefact):
     golden: int
     """How many test images the bundle keeps as golden vectors."""
     seed: int
-    seconds: float
-    """Wall time of all training that led here, on the machine that trained."""
+    phases: tuple[PhaseRecord, ...]
+    """All training that led here; weights that were given took none."""
     versions: dict[str, str]
     files: dict[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all training that led here."""
+        return sum(phase.seconds for phase in self.phases)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

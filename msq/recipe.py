@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from msq.artefact import Strict
 from msq.errors import RecipeError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MOVED = {"float.checkpoint": "is now the key init, at the top level of the recipe"}
+"""Keys that older recipes have."""
 
 
 class Section(BaseModel):
@@ -27,16 +30,15 @@ class Section(BaseModel):
 class FloatRun(Strict):
     """The float training that MSQ starts from, and that is the report's baseline.
 
-    checkpoint: a state dict of the model (.safetensors, or torch's) to start from instead of training one.
     learning_rate is the peak of a one-cycle schedule.
     """
 
-    epochs: int = Field(4, ge=1)
+    epochs: int | None = Field(None, ge=0)
+    """Default: 4, or none where the recipe's `init` gives weights, which are then used as they are."""
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(0.4, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    checkpoint: Path | None = None
 
 
 class LatencyBudget(Strict):
@@ -95,6 +97,8 @@ class Recipe(Strict):
     model: Section
     method: Section
     budget: Budget
+    init: str | None = None
+    """Float weights to start from: a file (.safetensors, .pt, .pth), or a name of train/pretrained.py."""
     float_run: FloatRun = Field(default_factory=FloatRun, alias="float")
     activations: Activations = Field(default_factory=Activations)
     export: Export = Field(default_factory=Export)
@@ -107,6 +111,20 @@ class Recipe(Strict):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("float_run")
+    @classmethod
+    def _trained_or_given(cls, value: FloatRun, info: ValidationInfo) -> FloatRun:
+        if value.epochs == 0 and info.data.get("init") is None:
+            raise ValueError("without epochs the net needs weights to start from: give init")
+        return value
+
+    @property
+    def float_epochs(self) -> int:
+        """Epochs of the float run."""
+        if self.float_run.epochs is None:
+            return 0 if self.init else 4
+        return self.float_run.epochs
 
 
 class RecipeFile:
@@ -158,7 +176,7 @@ def _recipe_error(path: Path, tree: yaml.Node | None, prefix: tuple[str, ...], e
     problem = error.errors()[0]
     where = (*prefix, *problem["loc"])
     name = ".".join(str(part) for part in where)
-    said = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+    said = _MOVED.get(name, "unknown key") if problem["type"] == "extra_forbidden" else problem["msg"]
     return RecipeError(
         f"{path}:{_line_of(tree, where)}: {name or 'recipe'}: {said}", hint="docs/recipes.md lists every key"
     )

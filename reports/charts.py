@@ -94,11 +94,6 @@ def history(epochs: Sequence[EpochRecord], budget: float | None, alt_text: str) 
         }
         for step, record in enumerate(epochs, 1)
     ]
-    starts = [
-        {"step": step, "phase": record.phase}
-        for step, record in enumerate(epochs, 1)
-        if step == 1 or epochs[step - 2].phase != record.phase
-    ]
     top = max(8.0, *(record.average_bits for record in epochs))
 
     def chart(width: int) -> Any:
@@ -110,11 +105,10 @@ def history(epochs: Sequence[EpochRecord], budget: float | None, alt_text: str) 
         scale = alt.Scale(domain=[0, top + 0.9], nice=False)
         y = alt.Y("bits:Q", scale=scale, axis=alt.Axis(values=[0, 2, 4, 6, 8], grid=True, title=None))
         base = _data(values).encode(x=x, y=y)
-        begin = _data(starts).encode(x=x)
-        named = begin.mark_text(align="left", color=MUTED, fontSize=11).encode(text="phase:N", y=alt.value(-8))
+        begin = _data(_starts(epochs)).encode(x=x)
         parts = [
             begin.mark_rule(color=LINE, strokeDash=[2, 3]),
-            named,
+            _named(begin),
             base.mark_line(color=ACCENT, strokeWidth=2),
             base.mark_point(color=ACCENT, filled=True, size=45, opacity=1),
         ]
@@ -131,7 +125,7 @@ def history(epochs: Sequence[EpochRecord], budget: float | None, alt_text: str) 
 
 
 def layer_history(epochs: Sequence[EpochRecord], alt_text: str) -> Drawing:
-    """Draw the stored bits of every layer after each epoch as cells, the darker the wider."""
+    """Draw the stored bits of every layer after each epoch as cells, the darker the wider; phases stand above."""
     names = dict.fromkeys(name for record in epochs for name in record.bits)
     values = [
         {"name": name, "step": step, "bits": bits, "depth": 0.06 + 0.62 * bits / 8}
@@ -143,17 +137,31 @@ def layer_history(epochs: Sequence[EpochRecord], alt_text: str) -> Drawing:
         room = width - _label_room(width)
         every = max(1, round(len(epochs) / 12))
         axis = alt.Axis(values=list(range(1, len(epochs) + 1, every)), labelAngle=0, title="epoch")
-        base = _data(values).encode(
-            x=alt.X("step:O", axis=axis, scale=alt.Scale(paddingInner=0.06)),
-            y=_names([{"name": name} for name in names], width),
-        )
+        x = alt.X("step:O", axis=axis, scale=alt.Scale(paddingInner=0.06))
+        base = _data(values).encode(x=x, y=_names([{"name": name} for name in names], width))
         cells = base.mark_rect(color=ACCENT).encode(opacity=alt.Opacity("depth:Q", scale=None))
-        parts = [cells]
+        begin = _data(_starts(epochs)).encode(x=alt.X("step:O", bandPosition=0))
+        parts = [cells, begin.mark_rule(color=INK, strokeDash=[2, 3]), _named(begin)]
         if room / len(epochs) >= 14:
             parts.append(base.mark_text(fontSize=11).encode(text="bits:Q"))
         return alt.layer(*parts).properties(width=room, height=LAYER_ROW * len(names))
 
     return draw(chart, Kind.ARTEFACT, alt_text)
+
+
+def _starts(epochs: Sequence[EpochRecord]) -> list[dict[str, Any]]:
+    """Return where, counting epochs from 1, a phase begins, and its name."""
+    pairs = enumerate(zip([None, *epochs], epochs, strict=False), 1)
+    return [
+        {"step": step, "phase": record.phase}
+        for step, (before, record) in pairs
+        if before is None or before.phase != record.phase
+    ]
+
+
+def _named(begin: alt.Chart) -> Any:
+    """Return the names of phases, above the drawing and from their first epoch on."""
+    return begin.mark_text(align="left", color=MUTED, fontSize=11).encode(text="phase:N", y=alt.value(-8))
 
 
 def sizes(found: Sizes, alt_text: str) -> Drawing:

@@ -73,6 +73,8 @@ class BitPruner:
         self.beta: dict[str, float] = {}
         self.omega: dict[str, float] = {}
         self.trace: dict[str, float] = {}
+        self.seen: dict[str, float] = {}
+        """What the last look left to draw: the L1 term, average bits, and β, Ω and stored bits of every layer."""
         self._harms: dict[tuple[str, int, int], float] = {}
 
     def set_events(self, events: int) -> None:
@@ -120,6 +122,16 @@ class BitPruner:
             self._give_back()
         self._look()
         self._weigh()
+        self.seen = {"l1": self._penalty(), "average_bits": self.model.average_bits}
+        for name, bits in self.model.bits().items():
+            self.seen |= {f"beta/{name}": self.beta[name], f"omega/{name}": self.omega[name], f"bits/{name}": bits}
+
+    def _penalty(self) -> float:
+        """Return λ Σ|B_p|, the L1 term of the steps to come: none once the widths are final."""
+        spare = [] if self.done else self._spare()
+        drops = [min(self.drop[site.name], _quantizer(site).n - self.floor[site.name]) for site in spare]
+        terms = [_quantizer(site).penalty(site.weight, drop) for site, drop in zip(spare, drops, strict=True)]
+        return self.rule.strength * float(torch.stack(terms).sum()) if terms else 0.0
 
     def _pace(self) -> float:
         return self.start + (self.target.limit - self.start) * min(1.0, self.event / self.events)

@@ -1,6 +1,5 @@
 """The Lightning module that trains an image classifier, float or quantized, through one phase."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +13,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from msq.checkpoint import EpochRecord
-from msq.errors import TrainingError
 from train.data.loader import BatchLoader
 from train.quantize import QuantizedModel
+from train.run_log import RunLog
 from train.schedule import Phase
 
 Batch = tuple[Tensor, Tensor]
@@ -31,7 +30,7 @@ class Classifier(L.LightningModule):
         net: x float32 (N, C, H, W) → logits (N, classes).
         phase: how to train. loader: the training batches.
         seed: with the epoch it decides all randomness, so that an epoch can be redone exactly.
-        say: is told every epoch's record, and the seconds all epochs took so far.
+        log: is told every step's loss. say: is told every epoch's record, and the seconds all epochs took so far.
         teacher: the float net, for a phase that distils.
     """
 
@@ -41,17 +40,19 @@ class Classifier(L.LightningModule):
         phase: Phase,
         loader: BatchLoader,
         seed: int,
+        log: RunLog,
         say: Callable[[EpochRecord, float], None],
         teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self._say = say
+        self._log, self._say = log, say
         self.net, self._phase, self._loader, self._seed = net, phase, loader, seed
         # In a list, the teacher is neither trained nor saved as a part of this module.
         self._teachers = [teacher.eval()] if teacher is not None and phase.distillation else []
         self.history: list[EpochRecord] = []
         self.seconds = 0.0
-        self._loss_sum = torch.zeros(())
+        self.began = False
+        """Whether a step may have been taken: what an earlier run had saved is loaded."""
         self._epoch_began = 0.0
 
     @property
@@ -71,26 +72,30 @@ class Classifier(L.LightningModule):
         return (1 - share) * loss + share * TEMPERATURE**2 * cross_entropy(logits / TEMPERATURE, wanted)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss; it is summed on the device, for reading it would make every step wait."""
+        """Return the loss, and log it."""
         loss = self.loss(batch)
-        self._loss_sum = self._loss_sum.to(loss.device) + loss.detach()
+        self._log.add(loss, self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    def on_train_start(self) -> None:
+        """Begin the log where a run that was stopped left off."""
+        self.began = True
+        self._log.begin(self.trainer.global_step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """End the step of the log, after the method's own end of it. Raises TrainingError, see RunLog."""
+        self._log.end_step()
 
     def on_train_epoch_start(self) -> None:
         """Make the epoch's order, augmentation and dropout a function of (seed, epoch)."""
         self._loader.set_epoch(self.current_epoch)
         torch.manual_seed(self._seed * 100_003 + self.current_epoch)
-        self._loss_sum = torch.zeros(())
+        self._log.begin_epoch(self.current_epoch)
         self._epoch_began = time.monotonic()
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch. Raises TrainingError when the loss is not a number."""
-        mean = float(self._loss_sum) / len(self._loader)
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"the loss of epoch {self.current_epoch} of the {self._phase.name} phase is {mean}",
-                hint="lower its learning_rate; the checkpoint of the epoch before is kept",
-            )
+        """Record the epoch. Raises TrainingError where a loss was not finite."""
+        mean = self._log.end_epoch()
         quantized = self.net if isinstance(self.net, QuantizedModel) else None
         self.history.append(
             EpochRecord(
@@ -102,6 +107,7 @@ class Classifier(L.LightningModule):
             )
         )
         self.seconds += time.monotonic() - self._epoch_began
+        self._log.record(self.history[-1])
         self._say(self.history[-1], self.seconds)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -119,12 +125,12 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the history with the weights."""
         checkpoint["history"] = [record.model_dump() for record in self.history]
-        checkpoint["seconds"] = self.seconds
+        checkpoint["seconds"], checkpoint["stretches"] = self.seconds, self._log.stretches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history up."""
         self.history = [EpochRecord.model_validate(record) for record in checkpoint["history"]]
-        self.seconds = checkpoint["seconds"]
+        self.seconds, self._log.stretches = checkpoint["seconds"], checkpoint["stretches"]
 
 
 def count_correct(net: nn.Module, loader: BatchLoader) -> int:

@@ -3,24 +3,20 @@
 import copy
 import hashlib
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from msq import plugins
 from msq.checkpoint import Accuracy, Checkpoint
 from msq.checksums import sha256_of
-from msq.errors import TrainingError
 from msq.recipe import Recipe, RecipeFile
 from train import data as datasets
-from train import models
+from train import models, pretrained
 from train.classifier import count_correct
 from train.data.dataset import Dataset
 from train.data.loader import BatchLoader
@@ -29,6 +25,7 @@ from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
 from train.target import Target
 from train.trainer import PhaseResult, rank_of_this_process, run_phase
+from train.weights import load_weights
 
 CALIBRATION_BATCHES = 8
 TEST_BATCH = 500
@@ -52,7 +49,7 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     module = models.model(recipe.model.name)
     model_options = recipe_file.options("model", module.Options)
     data_set = datasets.data_set(recipe.data.name)
-    data = data_set.load(recipe_file.options("data", data_set.Options))
+    data = pretrained.normalised(data_set.load(recipe_file.options("data", data_set.Options)), recipe.init)
 
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     net = module.build(model_options, data.input, len(data.labels)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -63,7 +60,7 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
         mode="json", include={"data", "model", "float_run", "seed", "precision", "devices", "nodes"}
     )
     key |= {"data_sha256": data.id().sha256, "torch": torch.__version__, "train_sha256": _sources_sha256()}
-    before = _float_run(net, data, recipe, work, key, console)
+    results = _float_run(net, data, recipe, work, key, console)
     tests = BatchLoader.testing(data, TEST_BATCH)
     n = len(data.test_labels)
     float_correct = count_correct(net, tests)
@@ -77,7 +74,6 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     calibrate(model, data, recipe.seed)
     key |= recipe.model_dump(mode="json", include={"method", "budget", "activations"})
     folder = work / f"{recipe.method.name}-{_digest(key)}"
-    results = [before]
     for number, phase in enumerate(method.phases(model, options, recipe.budget, recipe.seed)):
         phase.begin()
         where = folder / f"{number}-{phase.name}"
@@ -92,9 +88,7 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     )
     if first:
         sha256 = hashlib.sha256(recipe_file.text.encode()).hexdigest()
-        history = tuple(record for result in results for record in result.history)
-        seconds = sum(result.seconds for result in results)
-        write_checkpoint(model, data, recipe, sha256, accuracy, history, results[-1].measures, seconds, out)
+        write_checkpoint(model, data, recipe, sha256, accuracy, results, out)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     # Said at the very end: what was trained is kept even where it is too large.
@@ -104,15 +98,19 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
 
 def _float_run(
     net: nn.Module, data: Dataset, recipe: Recipe, work: Path, key: dict[str, Any], console: Console
-) -> PhaseResult:
-    """Train `net` in place, or load the weights that the recipe gives; these become part of the key."""
-    wanted = recipe.float_run
-    if wanted.checkpoint is not None:
-        _load_weights(net, wanted.checkpoint)
-        key["float_sha256"] = sha256_of(wanted.checkpoint)
-        return PhaseResult(history=(), seconds=0.0, measures={})
-    phase = Phase("float", wanted.epochs, wanted.learning_rate, wanted.weight_decay, wanted.label_smoothing)
-    return run_phase(net, phase, data, recipe, wanted.batch_size, work / f"float-{_digest(key)}", console)
+) -> list[PhaseResult]:
+    """Bring `net` to what the method starts from: given weights, which become part of the key, training, or both."""
+    wanted, epochs = recipe.float_run, recipe.float_epochs
+    if recipe.init is not None:
+        path = pretrained.weights_file(recipe.init, recipe.model.name)
+        fresh = load_weights(net, path, len(data.labels) if epochs else None)
+        if fresh:
+            console.print(f"{path.name} is of other classes: {', '.join(fresh)} start fresh", highlight=False)
+        key["init_sha256"] = sha256_of(path)
+    if not epochs:
+        return []
+    phase = Phase("float", epochs, wanted.learning_rate, wanted.weight_decay, wanted.label_smoothing)
+    return [run_phase(net, phase, data, recipe, wanted.batch_size, work / f"float-{_digest(key)}", console)]
 
 
 def calibrate(model: QuantizedModel, data: Dataset, seed: int) -> None:
@@ -125,19 +123,6 @@ def calibrate(model: QuantizedModel, data: Dataset, seed: int) -> None:
                 break
             model(images)
     model.train()
-
-
-def _load_weights(net: nn.Module, path: Path) -> None:
-    """Load a state dict (.safetensors, or a torch file of tensors only) that fits the model."""
-    hint = "float.checkpoint must be a state dict of the recipe's model, saved by torch.save or safetensors"
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        net.load_state_dict(state.get("state_dict", state))
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no such file", hint=hint) from None
-    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(f"{path}: does not fit the model: {reason[:200]}", hint=hint) from None
 
 
 def _digest(values: dict[str, Any]) -> str:

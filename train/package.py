@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,6 @@ from msq.checkpoint import (
     TENSORS_FILE,
     Accuracy,
     Checkpoint,
-    EpochRecord,
     Site,
 )
 from msq.checksums import sha256_of
@@ -32,6 +31,7 @@ from train.activation_quantizer import ActivationQuantizer
 from train.data.dataset import Dataset
 from train.quantize import QuantizedModel
 from train.quantize import Site as QuantizedSite
+from train.trainer import PhaseResult
 
 
 def write_checkpoint(
@@ -40,15 +40,13 @@ def write_checkpoint(
     recipe: Recipe,
     recipe_sha256: str,
     accuracy: tuple[Accuracy, ...],
-    history: tuple[EpochRecord, ...],
-    measures: dict[str, tuple[float | None, float | None]],
-    seconds: float,
+    results: Sequence[PhaseResult],
     out: Path,
 ) -> Checkpoint:
     """Write the checkpoint folder atomically and return its record.
 
     Args:
-        model: trained. measures: (β, Ω) by site. seconds: wall time of all training.
+        model: trained. results: of all phases that led to it; the last one's measures are the sites'.
     Raises:
         TrainingError: an activation's scale did not stay positive. StorageError: no space.
     """
@@ -62,6 +60,7 @@ def write_checkpoint(
             codes, scale = site.codes()
             tensors |= {f"{site.name}.codes": codes.contiguous(), f"{site.name}.scale": scale.contiguous()}
         save_file(tensors, folder / TENSORS_FILE)
+        measures = results[-1].measures
         sites = tuple(_site(site_, *measures.get(site_.name, (None, None))) for site_ in model.sites)
         average_bits, weights = model.average_bits, model.weights
         example = torch.zeros(2, data.input.channels, data.input.height, data.input.width)
@@ -87,11 +86,11 @@ def write_checkpoint(
             budget_bits=recipe.budget.average_bits,
             paper_compression=32 * weights / paper if paper else None,
             accuracy=accuracy,
-            history=history,
+            history=tuple(record for result in results for record in result.history),
             data=data.id(),
             golden=recipe.export.golden,
             seed=recipe.seed,
-            seconds=seconds,
+            phases=tuple(result.record for result in results),
             versions={name: metadata.version(name) for name in ("torch", "lightning", "numpy")},
             files={name: sha256_of(folder / name) for name in (PROGRAM_FILE, TENSORS_FILE, IMAGES_FILE, LABELS_FILE)},
         )

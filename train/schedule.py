@@ -28,6 +28,8 @@ class Phase:
     callbacks: tuple[Callback, ...] = ()
     measures: Callable[[], Mapping[str, tuple[float | None, float | None]]] = dict
     """(β, Ω) of every site at the end, where the method knows them."""
+    scalars: Callable[[], Mapping[str, float]] = dict
+    """What the run's log draws, by name. Asked after every step and drawn when it changed, so it computes nothing."""
 
     def factor(self, step: int, steps: int) -> float:
         """Return the learning rate at `step` of `steps`, as a share of its peak."""

@@ -109,6 +109,12 @@ class WeightQuantizer(LayerQuantizer):
                 _direction, weight, self._top(weight), *longer, *shorter, float(1 << drop), *self._range()
             )  # fmt: skip
 
+    def penalty(self, weight: Tensor, drop: int) -> Tensor:
+        """Return Σ|B_k| / 2^n for k = drop, a scalar: what `penalty_gradient` lowers."""
+        with torch.no_grad():
+            residue = lsb_residue(self.normalised(weight.float()), self._n, drop, self.rounding)
+            return residue.abs().sum() / (1 << self._n)
+
     def nonempty(self, weight: Tensor, drop: int) -> float:
         """Return β: the share of weights whose last `drop` bits are not empty."""
         with torch.no_grad():

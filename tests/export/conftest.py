@@ -225,7 +225,7 @@ def write_checkpoint(folder: Path, net: nn.Module, widths: Sequence[int] = (8, 4
         data=DataId(name="blocks", sha256="0" * 64, train=0, test=len(images)),
         golden=golden,
         seed=0,
-        seconds=1.0,
+        phases=(),
         versions={"torch": str(torch.__version__)},
         files={name: sha256_of(folder / name) for name in names},
     ).write(folder / CHECKPOINT_FILE)

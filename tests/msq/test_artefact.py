@@ -50,7 +50,7 @@ def checkpoint(**changes: object) -> Checkpoint:
         data=DataId(name="tiny", sha256="1" * 64, train=8, test=4),
         golden=1,
         seed=0,
-        seconds=1.5,
+        phases=(),
         versions={"torch": "2"},
         files={},
     )

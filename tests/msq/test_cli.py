@@ -150,15 +150,16 @@ def test_an_unreadable_image_is_named(capsys: pytest.CaptureFixture[str], tmp_pa
     assert str(bad) in said
 
 
-def test_a_float_checkpoint_of_another_model_is_refused(
+def test_weights_that_are_none_are_refused_before_any_training(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path
 ) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"no weights")
-    path = recipe(tmp_path, images, float={"checkpoint": str(weights)})
+    path = recipe(tmp_path, images, init=str(weights))
     code, said = run(capsys, *train(tmp_path, path))
     assert code == 6
-    assert "weights.pt: does not fit the model" in said
+    assert "weights.pt: cannot be read as weights" in said
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_bundle_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

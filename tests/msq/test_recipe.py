@@ -91,6 +91,31 @@ def test_a_wrong_value_is_refused_at_its_line(write, old, new, line, key):
     assert refusal(path).startswith(f"{path}:{line}: {key}: ")
 
 
+def test_the_old_key_of_given_weights_names_the_new_one(write):
+    path = write(VALID + "float:\n  checkpoint: weights.pt\n")
+    said = f"{path}:11: float.checkpoint: is now the key init, at the top level of the recipe"
+    assert refusal(path) == said
+
+
+@pytest.mark.parametrize(
+    ("more", "epochs"),
+    [
+        ("", 4),
+        ("float: {epochs: 7}\n", 7),
+        ("init: w.pt\n", 0),
+        ("init: w.pt\nfloat: {batch_size: 8}\n", 0),
+        ("init: w.pt\nfloat: {epochs: 2}\n", 2),
+    ],
+)
+def test_given_weights_are_trained_in_float_only_where_that_is_asked_for(write, more, epochs):
+    assert RecipeFile.read(write(VALID + more)).recipe.float_epochs == epochs
+
+
+def test_a_net_that_is_neither_trained_nor_given_is_refused_at_its_line(write):
+    path = write(VALID + "float: {epochs: 0}\n")
+    assert refusal(path).startswith(f"{path}:10: float: ") and "init" in refusal(path)
+
+
 def test_a_missing_section_is_named(write):
     path = write(VALID.replace("budget:\n  average_bits: 2.5\n", ""))
     assert refusal(path).startswith(f"{path}:1: budget: ")

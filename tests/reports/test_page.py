@@ -1,6 +1,8 @@
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -8,7 +10,7 @@ from msq.measurement import Measurement, Prediction
 from msq.provenance import MEANING, Figure, Kind
 from reports import charts
 from reports.gates import evaluate
-from reports.page import render
+from reports.page import render, trained_bits
 
 PAYLOAD = "</title></style></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b\x00‮{{7*7}}"
 LITERALS = {"what", "op", "kind", "engine", "runtime_mode", "unit", "value"}
@@ -196,6 +198,27 @@ def test_a_measurement_with_every_optional_part_missing_still_makes_a_page(emula
     words = page_of(bare)[1].words
     assert "The device was given no test images." in words
     assert "Accuracy: Float The checkpoint does not hold it." in words
+
+
+def words_of(drawing: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(drawing).iter("text")]
+
+
+def test_the_bits_of_every_layer_and_their_average_are_drawn_epoch_by_epoch_with_the_phases(emulated):
+    records = trained_bits(emulated.manifest.history)
+    assert len(records) == 6
+    average = words_of(charts.history(records, 2.7, "").wide)
+    # Fine-tuning begins at the widths that pruning ended with, which are not written again.
+    expected = list(dict.fromkeys(f"{record.average_bits:.2f}" for record in records))
+    assert [word for word in average if re.fullmatch(r"\d\.\d\d", word)] == expected
+    cells = words_of(charts.layer_history(records, "").wide)
+    names = list(records[0].bits)
+    assert [word for word in cells if word in names] == names
+    bits = Counter(str(bits) for record in records for bits in record.bits.values())
+    epochs = Counter(str(step) for step in range(1, 7))
+    assert Counter(word for word in cells if word.isdigit()) == bits + epochs
+    for words in (average, cells):
+        assert [word for word in words if word in ("msq", "finetune", "float")] == ["msq", "finetune"]
 
 
 def test_labels_without_names_and_many_classes_are_shown(emulated):

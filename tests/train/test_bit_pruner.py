@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,6 +61,29 @@ def test_insensitive_layers_lose_two_bits_at_once_only_with_the_hessian() -> Non
         pruner.set_events(8)
         look(pruner)
         assert set(pruner.drop.values()) == drops
+
+
+@pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])
+def test_a_look_leaves_the_l1_term_beta_omega_and_bits_to_draw(representation: Representation) -> None:
+    pruner = BitPruner(calibrated(representation), PruningRule(representation=representation), Budget(average_bits=6))
+    pruner.set_events(3)
+    assert pruner.seen == {}
+    look(pruner)
+    expected = 0.0
+    for site in pruner.model.sites:
+        name, weight, n = site.name, site.weight.detach().double().numpy(), site.quantizer.n
+        assert pruner.seen[f"bits/{name}"] == site.quantizer.stored_bits
+        assert (pruner.seen[f"beta/{name}"], pruner.seen[f"omega/{name}"]) == pruner.measures()[name]
+        top = np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, *[1] * (weight.ndim - 1))
+        unit = np.abs(weight) / top if representation == "sign_magnitude" else weight / (2 * top) + 0.5
+        fewer = n - pruner.drop[name]
+        code, rest = (np.minimum(np.rint(2**bits * unit), 2**bits - 1) for bits in (n, fewer))
+        expected += np.abs(code - 2 ** (n - fewer) * rest).sum() / 2**n
+    assert pruner.seen["l1"] == pytest.approx(pruner.rule.strength * expected, rel=1e-3)
+    while not pruner.done:
+        look(pruner)
+    assert pruner.seen["l1"] == 0
+    assert pruner.seen["average_bits"] == pruner.model.average_bits
 
 
 def test_without_keeping_pace_only_layers_below_alpha_lose_bits() -> None:

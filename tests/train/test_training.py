@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from msq.checkpoint import PROGRAM_FILE, TENSORS_FILE, Checkpoint
 
@@ -40,6 +41,14 @@ def kill_when(process: subprocess.Popen[bytes], work: Path, pattern: str) -> Non
     process.communicate()
 
 
+def log_of(work: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows of the method's phase: (step, value) by name."""
+    (folder,) = work.glob("msq-*/0-msq")
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    reader.Reload()
+    return {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
 def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(recipe: Path) -> None:
     finish(train(recipe, "undisturbed"))
     work = recipe.parent / "killed" / "work"
@@ -50,6 +59,14 @@ def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(
     assert records[0].sites == records[1].sites
     assert records[0].history == records[1].history
     assert records[0].average_bits <= 3
+    assert [(phase.name, phase.steps) for phase in records[1].phases] == [("float", 18), ("msq", 36)]
+    logs = [log_of(recipe.parent / name / "work") for name in NAMES]
+    assert logs[0] == logs[1]
+    assert {"loss", "learning_rate", "l1", "average_bits", "epoch/loss"} < logs[0].keys()
+    layers = {site.name for site in records[0].sites}
+    assert {f"{what}/{name}" for what in ("beta", "omega", "bits") for name in layers} < logs[0].keys()
+    assert logs[0]["average_bits"][-1][1] == np.float32(records[0].average_bits)
+    assert [step for step, _ in logs[0]["loss"]] == list(range(1, 37))
     tensors = [load_file(recipe.parent / name / "checkpoint" / TENSORS_FILE) for name in NAMES]
     assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     programs = [torch.export.load(recipe.parent / name / "checkpoint" / PROGRAM_FILE) for name in NAMES]

@@ -120,5 +120,6 @@ def phases(model: QuantizedModel, options: Options, budget: Budget, seed: int) -
         hold=hold,
         callbacks=(msq,),
         measures=msq.pruner.measures,
+        scalars=lambda: msq.pruner.seen,
     )
     return (whole,)

