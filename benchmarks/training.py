@@ -9,13 +9,17 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import nn
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.result import Bar, at_least, at_most, finish
 from msq import plugins
@@ -26,6 +30,7 @@ from train.allocator import keep_freed_memory
 from train.methods.bsq import Bsq
 from train.methods.csq import Csq
 from train.methods.msq import Msq
+from train.methods.msq import Options as MsqOptions
 from train.quantize import QuantizedModel
 
 METHODS = ("float", "lsq", "dorefa", "msq", "bsq", "csq")
@@ -33,6 +38,15 @@ WORKLOADS = {"resnet20": (32, 10, 128), "resnet50": (224, 1000, 8)}
 """Side of the images, classes and batch of each model. A GPU takes larger batches: --batch."""
 
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A method ready to train: one step, how many numbers it trains, and, of MSQ, one look at β and the curvature."""
+
+    step: Step
+    counts: dict[str, int]
+    look: Step | None = None
 
 
 def main(
@@ -48,18 +62,21 @@ def main(
     for name in model.split(","):
         memory = {method: _alone(name, method, batch, precision) for method in METHODS}
         prepared = {method: prepare(name, method, batch, precision) for method in METHODS}
-        times = interleaved({method: step for method, (step, _) in prepared.items()}, steps)
-        for method, (_, counts) in prepared.items():
+        times = interleaved({method: ready.step for method, ready in prepared.items()}, steps)
+        for method, ready in prepared.items():
+            seconds = {"step_seconds": times[method], "look_seconds": _look_seconds(ready)}
+            shares = {"time_shares": time_shares(ready.step)}
             figures.append(
-                {"model": name, "method": method, "step_seconds": times[method], "peak_bytes": memory[method], **counts}
+                {"model": name, "method": method, "peak_bytes": memory[method], **seconds, **ready.counts, **shares}
             )
+        _print(name, figures)
         bars += _bars(name, {figure["method"]: figure for figure in figures if figure["model"] == name})
     settings = {"models": model, "steps": steps, "batch": batch, "precision": precision}
     raise SystemExit(finish("training", settings, figures, bars, out))
 
 
-def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, dict[str, int]]:
-    """Return one training step of a method on random images, and how many numbers it trains."""
+def prepare(name: str, method: str, batch: int, precision: str) -> Ready:
+    """Return a method ready to train on random images."""
     keep_freed_memory()
     torch.manual_seed(0)
     side, classes, own = WORKLOADS[name]
@@ -72,6 +89,7 @@ def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, d
     labels = torch.randint(0, classes, (batch or own,), device=device)
     before: Step = lambda: None  # noqa: E731
     after: Step = lambda: None  # noqa: E731
+    look: Step | None = None
     if method != "float":
         plugin = plugins.load("train.methods", method, "method")
         options = plugin.Options()
@@ -80,6 +98,8 @@ def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, d
         with torch.no_grad(), net.activations("calibrate"):
             net(images.cpu()[:8])
         before, after = _hooks(method, net, options)
+        if method == "msq":
+            look = _look(net, options, images, labels)
     net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, nesterov=True)
 
@@ -95,7 +115,62 @@ def prepare(name: str, method: str, batch: int, precision: str) -> tuple[Step, d
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step, _counts(net)
+    return Ready(step, _counts(net), look)
+
+
+def time_shares(step: Step, steps: int = 3) -> dict[str, float]:
+    """Return which operators take a step's time: the share of each of the ten longest, by PyTorch's profiler."""
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
+        for _ in range(steps):
+            step()
+    spent = {one.key: one.self_device_time_total if gpu else one.self_cpu_time_total for one in found.key_averages()}
+    whole = sum(spent.values())
+    longest = sorted(spent, key=lambda name: -spent[name])[:10]
+    return {name: round(spent[name] / whole, 4) for name in longest}
+
+
+def _print(model: str, figures: list[dict[str, Any]]) -> None:
+    table = Table("method", "ms a step", "peak MiB", "trained for weights", "where the time goes", title=model)
+    for figure in figures:
+        if figure["model"] == model:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in list(figure["time_shares"].items())[:5])
+            milliseconds = 1000 * statistics.median(figure["step_seconds"])
+            numbers = (
+                f"{milliseconds:.0f}",
+                f"{figure['peak_bytes'] / 2**20:.0f}",
+                f"{figure['trained_for_weights']:,}",
+            )
+            table.add_row(figure["method"], *numbers, shares)
+    Console().print(table)
+
+
+def _look(net: QuantizedModel, options: Any, images: Tensor, labels: Tensor) -> Step:
+    """Return one look of MSQ's, as its callback takes it, which drops no bit."""
+    pruner = Msq(net, options, Budget(average_bits=3), 1, 0).pruner
+    pruner.set_events(1_000_000)
+    part = slice(0, options.hessian_batch)
+
+    def look() -> None:
+        net.eval()
+        pruner.prune(lambda: cross_entropy(net(images[part]).float(), labels[part]), torch.Generator().manual_seed(0))
+        net.train()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return look
+
+
+def _look_seconds(ready: Ready) -> float | None:
+    """Return the median seconds of three looks, after one that compiles and allocates."""
+    if ready.look is None:
+        return None
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        ready.look()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def _hooks(method: str, net: QuantizedModel, options: Any) -> tuple[Step, Step]:
@@ -139,9 +214,9 @@ def _alone(name: str, method: str, batch: int, precision: str) -> int:
 
 
 def _peak(name: str, method: str, batch: int, precision: str) -> int:
-    step, _ = prepare(name, method, batch, precision)
+    ready = prepare(name, method, batch, precision)
     for _ in range(3):
-        step()
+        ready.step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -165,7 +240,13 @@ def _bars(name: str, found: dict[str, dict[str, Any]]) -> list[Bar]:
         at_least(f"{name}: BSQ step / MSQ step", ratio("bsq", "msq"), 5.3, "" if gpu else "asked of a GPU"),
         at_least(f"{name}: CSQ step / MSQ step", ratio("csq", "msq"), 7.1, "" if gpu else "asked of a GPU"),
     ]
-    return [*bars, at_most(f"{name}: MSQ step / float step", ratio("msq", "float"), 1.15)]
+    interval = MsqOptions().interval
+    look = found["msq"]["look_seconds"] / interval / statistics.median(found["msq"]["step_seconds"])
+    return [
+        *bars,
+        at_most(f"{name}: MSQ step / float step", ratio("msq", "float"), 1.15),
+        at_most(f"{name}: MSQ's looks / steps", look, 0.05, f"one look every {interval} steps"),
+    ]
 
 
 if __name__ == "__main__":

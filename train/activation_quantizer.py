@@ -61,6 +61,11 @@ class ActivationQuantizer(nn.Module):
         """Largest code."""
         return self._high
 
+    @property
+    def step(self) -> Tensor:
+        """The scale as it is used, float32 of one element: a step of the optimizer through zero turns back there."""
+        return self.scale.abs()
+
     def fix_range(self, low: float, high: float) -> None:
         """Set an affine grid over [low, high], known beforehand, and stop training it."""
         low, high = min(low, 0.0), max(high, 0.0)
@@ -98,7 +103,7 @@ class ActivationQuantizer(nn.Module):
             return x
         zero_point = self._zero_point
         rounded: Tensor = _RoundToGrid.apply(  # type: ignore[no-untyped-call]
-            x, self.scale, self._low - zero_point, self._high - zero_point, self.range == "pact"
+            x, self.step, self._low - zero_point, self._high - zero_point, self.range == "pact"
         )
         return rounded
 

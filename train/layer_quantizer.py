@@ -16,6 +16,15 @@ class Grid(NamedTuple):
     z: int
 
 
+def with_gradient(step: Tensor, factor: float) -> Tensor:
+    """Return the very step, bit for bit, with its gradient multiplied by a factor.
+
+    A step is one number for many weights, and their gradients add up; 1/√(N·Q) of N weights and Q levels a side brings
+    its updates, relative to its size, to those of a weight (LSQ, arXiv 1902.08153, section 2.2).
+    """
+    return step.detach() + factor * (step - step.detach())
+
+
 class LayerQuantizer(nn.Module):
     """Makes a layer's weight of the tensors that are trained; registered as a parametrization of `weight`.
 

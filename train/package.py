@@ -137,7 +137,7 @@ def _freeze(model: QuantizedModel) -> fx.GraphModule:
         quantizer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         if not isinstance(quantizer, ActivationQuantizer):
             continue
-        scale = float(quantizer.scale.detach())
+        scale = float(quantizer.step.detach())
         if not scale > 0:
             raise TrainingError(
                 f"the scale of activation {node.name} is {scale} after training",

@@ -7,6 +7,8 @@ Source: BSQ (arXiv 2102.10462). Where the paper and its public code leave a choi
                   planes are clamped.
     layers        all convolutions and linear layers are quantized, shortcuts too, for all are deployed.
     activations   this project's, as for every method, instead of ReLU6 or PACT and a dynamic maximum.
+    scale         its gradient is scaled as LSQ scales a step's; in the public code it is not, and at the rates of a
+                  short schedule it runs away.
     momentum      lost at every re-quantization, as in the public code: planes change their number.
     budget        BSQ has none; its strength decides how many bits are left. With `force_budget` (our addition, without
                   which methods could not be compared at one size) re-quantizations drop no further once it is met, and
@@ -24,7 +26,7 @@ from msq.artefact import Strict
 from msq.checkpoint import InputSpec, Representation
 from msq.errors import BudgetError
 from msq.recipe import Activations, Budget
-from train.layer_quantizer import Grid, LayerQuantizer
+from train.layer_quantizer import Grid, LayerQuantizer, with_gradient
 from train.quantize import QuantizedModel, Site, quantize
 from train.schedule import Phase
 from train.target import Target
@@ -92,6 +94,11 @@ class _Signed(LayerQuantizer):
         """Sign and magnitude about the middle code."""
         return Grid(self.stored_bits, 1, 1 << self._width) if self._width else Grid(0, 1, 0)
 
+    def _step(self, weights: int) -> Tensor:
+        """Return scale / (2^N − 1), its gradient brought to the size of a weight's."""
+        levels = float(max((1 << self._width) - 1, 1))
+        return with_gradient(self.scale.abs(), (weights * levels) ** -0.5) / levels
+
     def _stored(self, integers: Tensor) -> tuple[Tensor, Tensor]:
         levels = float(max((1 << self._width) - 1, 1))
         codes = integers + float(1 << self._width) if self._width else torch.zeros_like(integers)
@@ -130,7 +137,7 @@ class BitPlanes(_Signed):
         value = join(positive - negative)
         rounded = torch.clamp(torch.round(value.detach()), -levels, levels)
         # Integer times step, in this order, is what the stored codes give.
-        weight: Tensor = (value + (rounded - value).detach()) * (self.scale.abs() / levels)
+        weight: Tensor = (value + (rounded - value).detach()) * self._step(rounded.numel())
         return weight
 
     def codes(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -147,7 +154,7 @@ class FixedWidth(_Signed):
         if self.n == 0:
             return torch.zeros_like(weight)
         levels = float((1 << self.n) - 1)
-        step = self.scale.abs() / levels
+        step = self._step(weight.numel())
         ratio = torch.clamp(weight / step, -levels, levels)
         quantized: Tensor = (ratio + (torch.round(ratio) - ratio).detach()) * step
         return quantized
@@ -252,11 +259,12 @@ class Bsq(L.Callback):
             )
 
     def _loss_of_lowest(self, site: Site) -> float:
-        """Squared change of the weights for what dropping the lowest plane saves."""
-        integers, n, scale = to_integers(site)
-        step = scale / ((1 << n) - 1)
+        """Change of the weights, as a share of their squares, for what dropping the lowest plane saves."""
+        integers, n, _ = to_integers(site)
         saved = self.target.size_of(site, n + 1) - self.target.size_of(site, n)
-        return float(torch.remainder(integers, 2).sum()) * step**2 / max(saved, 1e-9)
+        # A share, for behind a batch norm the size of a layer's weights means nothing.
+        share = float(torch.remainder(integers, 2).sum()) / max(float(integers.square().sum()), 1.0)
+        return share / max(saved, 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many re-quantizations were done; widths are in the model."""

@@ -3,13 +3,14 @@
 Source: CSQ (arXiv 2212.02770). Where the paper and its public code leave a choice, or differ, here:
     start         the bits of the float net's nearest 8-bit integers, as logits of ±`start`; the public code starts at
                   random. All gates are a little open; at zero, as in the public code, none would count as open.
+    scale         as in train.methods.bsq.
     exponents     fixed powers of two; the public code trains them by accident (they are parameters).
     hardening     the public code hardens only gates before it evaluates; here bits too, or the evaluated net would not
                   be the integers. It is done before the last epochs, in which one float a weight is trained
                   (train.methods.bsq's fine-tuning): the public code trains on with soft bits.
     budget        the share of open gates is weighted by the layers' sizes, so that it is the model's; the public code
                   counts layers equally, and its average differs from the model's true one. What is still above the
-                  budget when bits harden loses its gates with the smallest logits (`force_budget`).
+                  budget when bits harden loses the outermost gates that carry least of the weights (`force_budget`).
     stored width  the gates may leave holes. Stored are all planes from the lowest to the highest open gate, and a sign;
                   the paper's own count is that of open gates.
 """
@@ -25,7 +26,7 @@ from msq.artefact import Strict
 from msq.checkpoint import InputSpec
 from msq.errors import BudgetError
 from msq.recipe import Activations, Budget
-from train.layer_quantizer import Grid, LayerQuantizer
+from train.layer_quantizer import Grid, LayerQuantizer, with_gradient
 from train.methods.bsq import BITS, FixedWidth, split
 from train.quantize import QuantizedModel, Site, quantize
 from train.schedule import Phase
@@ -42,7 +43,7 @@ class Options(Strict):
     temperature: float = Field(200.0, gt=1)
     """What the sigmoids' temperature rises to, from 1, exponentially."""
     force_budget: bool = True
-    """Close the weakest gates that are above the budget when bits harden."""
+    """Close the gates that carry least, until the budget is met, when bits harden."""
     bit_epochs: int = Field(3, ge=1)
     """Epochs in which bits and gates are trained."""
     finetune_epochs: int = Field(2, ge=1)
@@ -113,7 +114,8 @@ class GatedBits(LayerQuantizer):
         """Return the soft weight."""
         powers = _powers(positive.device) / ((1 << BITS) - 1)
         bits = torch.sigmoid(self.temperature * positive) - torch.sigmoid(self.temperature * negative)
-        weight: Tensor = self.scale * torch.tensordot(powers * torch.sigmoid(self.temperature * self.gates), bits, 1)
+        scale = with_gradient(self.scale.abs(), (bits[0].numel() * (1 << BITS)) ** -0.5)
+        weight: Tensor = scale * torch.tensordot(powers * torch.sigmoid(self.temperature * self.gates), bits, 1)
         return weight
 
     def integers(self, positive: Tensor, negative: Tensor) -> Tensor:
@@ -179,6 +181,16 @@ class Csq(L.Callback):
                 gradients.append(self.options.strength * bracket * share * slope)
         return gradients
 
+    def _loss_of_gate(self, site: Site, bit: int) -> float:
+        """Change of the weights, as a share of their squares, for what closing an outermost gate saves."""
+        quantizer = _gated(site)
+        whole = quantizer.integers(*site.trained)
+        positive, negative = (part.detach()[bit] > 0 for part in site.trained)
+        changed = float((positive != negative).sum()) * float(1 << bit) ** 2
+        rest = [other for other in quantizer.open if other != bit]
+        saved = self.target.size_of(site, quantizer.stored_bits) - self.target.size_of(site, rest[-1] - rest[0] + 2)
+        return changed / max(float(whole.square().sum()), 1.0) / max(saved, 1e-9)
+
     def harden(self) -> None:
         """Make bits and gates what they are at an infinite temperature, and meet the budget."""
         for site in self.model.sites:
@@ -189,10 +201,10 @@ class Csq(L.Callback):
         while self.options.force_budget and self.target.size() > self.target.limit:
             # Only an outermost gate saves a stored bit; one stays.
             edges = [
-                (float(_gated(site).gates[bit].detach()), index, bit)
-                for index, site in enumerate(self.model.sites)
+                (site, bit)
+                for site in self.model.sites
                 if _gated(site).stored_bits > 2
-                for bit in {_gated(site).open[0], _gated(site).open[-1]}
+                for bit in (_gated(site).open[0], _gated(site).open[-1])
             ]
             if not edges:
                 raise BudgetError(
@@ -200,9 +212,8 @@ class Csq(L.Callback):
                     f"the budget is {self.target.say(self.target.limit)}",
                     hint="raise the budget",
                 )
-            _, index, bit = min(edges)
-            with torch.no_grad():
-                _gated(self.model.sites[index]).gates[bit] = -1.0
+            site, bit = min(edges, key=lambda edge: self._loss_of_gate(*edge))
+            _gated(site).gates.detach()[bit] = -1.0
         for site in self.model.sites:
             quantizer = _gated(site)
             width = max(quantizer.stored_bits - 1, 0)

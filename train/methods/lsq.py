@@ -16,7 +16,7 @@ from msq.bitmap import BitMap
 from msq.checkpoint import InputSpec, Representation
 from msq.errors import RecipeError
 from msq.recipe import Activations, Budget
-from train.layer_quantizer import Grid, LayerQuantizer
+from train.layer_quantizer import Grid, LayerQuantizer, with_gradient
 from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
 from train.target import Target
@@ -102,9 +102,7 @@ class LsqQuantizer(LayerQuantizer):
         if self._bits == 0:
             return torch.zeros_like(weight)
         factor = (weight.numel() / self.step.numel() * self._top) ** -0.5
-        step = self.step.abs()
-        # The very step, for it says the codes; only its gradient is scaled.
-        step = (step.detach() + factor * (step - step.detach())).reshape(-1, *[1] * (weight.dim() - 1))
+        step = with_gradient(self.step.abs(), factor).reshape(-1, *[1] * (weight.dim() - 1))
         ratio = torch.clamp(weight / step, -self._top - 1, self._top)
         quantized: Tensor = (ratio + (torch.round(ratio) - ratio).detach()) * step
         return quantized
