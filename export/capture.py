@@ -15,7 +15,8 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from export.assembly import Assembly
-from export.converters import CONVERTERS, Call
+from export.call import Call
+from export.converters import CONVERTERS
 from export.values import Constant, Ignored, Value
 from msq.checkpoint import PROGRAM_FILE, Checkpoint
 from msq.errors import BundleError, LoweringError
@@ -107,15 +108,16 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Value]) -> dict[str, Any]:
 
 
 def _value(argument: Any, values: dict[fx.Node, Value]) -> Any:
+    if isinstance(argument, list | tuple):
+        return [_value(item, values) for item in argument]
     return values[argument] if isinstance(argument, fx.Node) else argument
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    """Return the shape of a node's (first) result without the batch, channels last."""
+    """Return the shape of a node's (first) result in torch's order, without the batch."""
     value = node.meta["val"]
     sizes = (value[0] if isinstance(value, tuple | list) else value).shape[1:]
-    channels_last = (*sizes[1:], sizes[0]) if len(sizes) == 3 else tuple(sizes)
-    return tuple(int(size) for size in channels_last)
+    return tuple(int(size) for size in sizes)
 
 
 def _module(node: fx.Node) -> str:

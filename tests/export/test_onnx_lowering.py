@@ -254,7 +254,7 @@ def test_onnx_checker_accepts_both_files(lowered: Path):
 def test_unpacking_in_onnx_s_own_evaluator_gives_the_integers(seed, bits, shape):
     chain = Chain(seed, (3, 3, 1))
     weight, _ = chain._weight(shape, bits, 1.0)
-    body = _functions._Body()
+    body = _functions.Body()
     weights = _functions._unpacked(body, bits)
     body.add("Identity", [weights], "y")
     unpack = body.function("Unpack", ["packed"], ["shape", "a", "z"])
