@@ -108,7 +108,8 @@ def test_deit_tiny_has_the_parameters_of_timms_deit_tiny_patch16_224():
     parts = {name.split(".", 2)[2] for name in names if name.startswith("blocks.")}
     both = ("weight", "bias")
     assert outside == {
-        "cls_token", "pos_embed", *(f"{module}.{name}" for module in ("patch_embed.proj", "norm", "head") for name in both)
+        "cls_token", "pos_embed",
+        *(f"{module}.{name}" for module in ("patch_embed.proj", "norm", "head") for name in both),
     }  # fmt: skip
     assert parts == {
         f"{module}.{name}"

@@ -38,9 +38,9 @@ BITS = 7
 class Options(Strict):
     """Keys of a recipe's `method` section."""
 
-    strength: float = Field(5e-3, ge=0)
-    """α: weight of the group lasso."""
-    requantizations: int = Field(3, ge=1)
+    strength: float = Field(0.15, ge=0)
+    """α: weight of the group lasso. The paper's 5e-3 is for 350 epochs; what it does grows with rate times steps."""
+    requantizations: int = Field(6, ge=1)
     """How often, evenly over the training of bits and at its end, planes are made integers and empty ones dropped."""
     force_budget: bool = True
     """Meet the budget exactly as far as planes allow; off: end where the group lasso ends."""
@@ -48,7 +48,7 @@ class Options(Strict):
     """Epochs in which bits are trained."""
     finetune_epochs: int = Field(2, ge=0)
     """Epochs at the final widths, one float a weight."""
-    learning_rate: float = Field(0.02, gt=0)
+    learning_rate: float = Field(0.1, gt=0)
     """Of the bits, held."""
     finetune_rate: float = Field(0.02, gt=0)
     """Peak of the fine-tuning, annealed to zero."""

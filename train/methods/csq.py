@@ -36,8 +36,8 @@ from train.target import Target
 class Options(Strict):
     """Keys of a recipe's `method` section."""
 
-    strength: float = Field(0.3, ge=0)
-    """λ: weight of the budget's term, over the mean gate."""
+    strength: float = Field(10.0, ge=0)
+    """λ: weight of the budget's term, over the mean gate. The paper's 0.01 is over their sum, and for 600 epochs."""
     start: float = Field(0.3, gt=0)
     """Size of the bits' first logits: the smaller, the longer a bit can still change."""
     temperature: float = Field(200.0, gt=1)
