@@ -40,6 +40,7 @@ class ActivationQuantizer(nn.Module):
         self.bits = bits
         self.range = range
         self.rectifies = rectifies
+        self.fixed = False
         self.mode: Literal["calibrate", "quantize", "float"] = "quantize"
         self.scale = nn.Parameter(torch.ones(1), requires_grad=range != "calibrated")
         self.register_buffer("grid", torch.zeros(3, dtype=torch.int64))
@@ -62,8 +63,9 @@ class ActivationQuantizer(nn.Module):
         return self._high
 
     def fix_range(self, low: float, high: float) -> None:
-        """Set an affine grid over [low, high], known beforehand, and stop training it."""
+        """Set an affine grid over [low, high], known beforehand; it is neither calibrated nor trained."""
         low, high = min(low, 0.0), max(high, 0.0)
+        self.fixed = True
         step = (high - low) / (2**self.bits - 1)
         bottom = -(2 ** (self.bits - 1))
         self.scale.requires_grad_(False).fill_(step)
@@ -93,7 +95,7 @@ class ActivationQuantizer(nn.Module):
         """Return x on the grid (mode quantize), or x itself."""
         if self.mode != "quantize":
             x = torch.relu(x) if self.rectifies else x
-            if self.mode == "calibrate":
+            if self.mode == "calibrate" and not self.fixed:
                 self._observe(x.detach())
             return x
         zero_point = self._zero_point
