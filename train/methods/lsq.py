@@ -93,8 +93,10 @@ class LsqQuantizer(LayerQuantizer):
         if self._bits == 0:
             return torch.zeros_like(weight)
         factor = (weight.numel() / self.step.numel() * self._top) ** -0.5
-        # The value of the step, with its gradient scaled.
-        step = (self.step * factor + (self.step * (1 - factor)).detach()).abs()
+        # The step to its last bit, or a weight half-way between two codes would end in another than `codes` says; only
+        # its gradient is scaled.
+        scaled = self.step * factor
+        step = (self.step.detach() + (scaled - scaled.detach())).abs()
         step = step.reshape(-1, *[1] * (weight.dim() - 1))
         ratio = torch.clamp(weight / step, -self._top - 1, self._top)
         quantized: Tensor = (ratio + (torch.round(ratio) - ratio).detach()) * step
