@@ -1,6 +1,7 @@
 """The integer model under assembly: its tensors and nodes so far, and the quantized layers it draws weights from."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from export.elementwise import table_of
+from export.elementwise import identity, table_of
 from export.folding import fold
 from export.values import Constant, Grid, Pending, Quantized
 from msq.checkpoint import TENSORS_FILE, Checkpoint, Site
 from msq.errors import BundleError, LoweringError
 from msq.integer_model import (
-    Add,
-    AveragePool,
+    NODES,
+    Concat,
     Conv2d,
     Dequantize,
     Flatten,
@@ -23,12 +24,14 @@ from msq.integer_model import (
     Linear,
     Lookup,
     MaxPool,
-    Multiply,
     Node,
-    Quantize,
+    Reshape,
+    Slice,
     Tensor,
+    Transpose,
     Weight,
 )
+from msq.integer_model import Constant as ConstantNode
 
 INPUT, OUTPUT = "input", "output"
 
@@ -42,11 +45,14 @@ class Assembly:
         self._path = folder / TENSORS_FILE
         self._tensors: dict[str, Tensor] = {}
         self._nodes: list[Node] = []
+        self._constants: dict[tuple[str, bool, int], Quantized] = {}
 
     def image(self, shape: tuple[int, ...]) -> Pending:
-        """Add the model's float32 input, NHWC."""
+        """Add the model's float32 input; shape is torch's, without the batch. A map becomes channels last."""
+        is_map = len(shape) == 3
+        shape = (*shape[1:], shape[0]) if is_map else shape
         self._tensors[INPUT] = Tensor(INPUT, shape, "float32")
-        return Pending("quantize", "quantize", "", (), shape)
+        return Pending("quantize", "quantize", "", (), shape, channels_last=is_map)
 
     def site(self, weight: Constant, op: str) -> Site:
         """Return the quantized layer whose weight a parameter is.
@@ -87,21 +93,18 @@ class Assembly:
         clamp = (grid.code(value.low), grid.code(value.high))
         inputs = tuple(operand.tensor.name for operand in value.inputs)
         common = (value.name, inputs or (INPUT,), out.name, value.module)
-        if value.kind == "quantize":
-            self._nodes.append(Quantize(*common, clamp=clamp))
-        elif value.kind == "add":
-            self._nodes.append(Add(*common, clamp=clamp))
-        elif value.kind == "average_pool":
-            self._nodes.append(AveragePool(*common, clamp=clamp))
-        elif value.kind == "multiply":
-            self._nodes.append(Multiply(*common, clamp=clamp))
-        elif value.kind == "lookup":
+        kind: Any = NODES[value.kind]
+        if kind is Lookup:
             self._nodes.append(Lookup(*common, table_of(value.options["function"], value.inputs[0].grid, grid)))
+        elif kind is Concat:
+            brought = (self._brought(part, grid, f"{value.name}.{i}") for i, part in enumerate(value.inputs))
+            inputs = tuple(operand.tensor.name for operand in brought)
+            self._nodes.append(Concat(value.name, inputs, out.name, value.module, **value.options))
+        elif kind in (Conv2d, Linear):
+            self._nodes.append(kind(*common, *self._folded(value), **value.options, clamp=clamp))
         else:
-            weight, bias = self._folded(value)
-            kind: Any = Conv2d if value.kind == "conv2d" else Linear
-            self._nodes.append(kind(*common, weight, bias, **value.options, clamp=clamp))
-        settled = Quantized(out, grid, value.flattened_from)
+            self._nodes.append(kind(*common, **value.options, clamp=clamp))
+        settled = Quantized(out, grid, value.flattened_from, channels_last=value.channels_last)
         return self.flatten(f"{value.name}.flatten", value.module, settled) if value.flat else settled
 
     def max_pool(
@@ -117,7 +120,70 @@ class Assembly:
         """Add a maximum pool; shape is that of its result, NHWC."""
         out = self._add_tensor(name, shape, source.grid)
         self._nodes.append(MaxPool(name, (source.tensor.name,), out.name, module, kernel, stride, padding))
-        return Quantized(out, source.grid)
+        return Quantized(out, source.grid, channels_last=True)
+
+    def constant(self, value: Constant, module: str, channels_last: bool, rank: int) -> Quantized:
+        """Add a parameter as a tensor of `rank` dimensions, on a symmetric grid of its own that its largest value ends.
+
+        Raises:
+            LoweringError: it has more dimensions, differs between the images of a batch, or is not finite.
+        """
+        key = (value.name, channels_last, rank)
+        if key in self._constants:
+            return self._constants[key]
+        array = value.array.astype(np.float64)
+        array = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)
+        largest = float(np.abs(array).max(initial=0))
+        if array.ndim != rank + 1 or len(array) != 1 or not math.isfinite(largest):
+            raise LoweringError(
+                f"{module or 'model'}: the parameter {value.name} of shape {value.array.shape} cannot be an operand",
+                hint=f"it must be finite, and of {rank} dimensions beside the batch, which is 1",
+            )
+        array = np.moveaxis(array[0], 0, -1) if channels_last else array[0]
+        grid = Grid(float(np.float32(largest / 127 or 1.0)), 0, -128, 127)
+        name = value.name + ".again" * sum(known[0] == value.name for known in self._constants)
+        out = self._add_tensor(name, array.shape, grid)
+        codes = np.clip(np.rint(array / grid.scale), grid.low, grid.high).astype(np.int8)
+        self._nodes.append(ConstantNode(name, (), out.name, module, codes))
+        self._constants[key] = Quantized(out, grid, channels_last=channels_last)
+        return self._constants[key]
+
+    def arranged(self, source: Quantized, *, channels_last: bool) -> Quantized:
+        """Return a tensor with torch's first dimension last, or with all in torch's order; one of rank 1 is both."""
+        rank = len(source.shape)
+        if rank < 2 or source.channels_last == channels_last:
+            return source
+        axes = (*range(1, rank), 0) if channels_last else (rank - 1, *range(rank - 1))
+        name = f"{source.tensor.name.removesuffix('.out')}.turned"
+        if (known := self._tensors.get(f"{name}.out")) is None:
+            known = self._moved(Transpose, name, "", source, tuple(source.shape[axis] for axis in axes), axes=axes)
+        return replace(source, tensor=known, channels_last=channels_last)
+
+    def permute(self, name: str, module: str, source: Quantized, axes: tuple[int, ...]) -> Quantized:
+        """Return a tensor whose dimension i, in torch's order, is the stored tensor's axes[i].
+
+        Nothing is moved where another reading of the tensor, as channels last or not, does it.
+        """
+        rank = len(axes)
+        if axes == tuple(range(rank)):
+            return replace(source, channels_last=False)
+        if axes == (rank - 1, *range(rank - 1)):
+            return replace(source, channels_last=True)
+        shape = tuple(source.shape[axis] for axis in axes)
+        return Quantized(self._moved(Transpose, name, module, source, shape, axes=axes), source.grid)
+
+    def reshape(self, name: str, module: str, source: Quantized, sizes: tuple[int, ...]) -> Quantized:
+        """Return a tensor in another shape, given in torch's order; where torch's first stays, so do channels last."""
+        keeps = source.channels_last and len(sizes) > 1 and sizes[0] == source.sizes[0]
+        source = source if keeps else self.arranged(source, channels_last=False)
+        shape = (*sizes[1:], sizes[0]) if keeps else sizes
+        return Quantized(self._moved(Reshape, name, module, source, shape), source.grid, channels_last=keeps)
+
+    def slice(self, name: str, module: str, source: Quantized, axis: int, start: int, stop: int) -> Quantized:
+        """Return the indices start to stop − 1 of an axis of the stored tensor."""
+        shape = (*source.shape[:axis], stop - start, *source.shape[axis + 1 :])
+        cut = self._moved(Slice, name, module, source, shape, axis=axis, start=start, stop=stop)
+        return replace(source, tensor=cut)
 
     def flatten(self, name: str, module: str, source: Quantized) -> Quantized:
         """Add a flattening of a map; a linear layer behind it has its columns reordered to (h, w, c)."""
@@ -132,6 +198,8 @@ class Assembly:
         Raises:
             LoweringError: the result is a flattened map, or a layer of the checkpoint does not occur.
         """
+        if result.channels_last and len(result.shape) != 3:
+            result = self.arranged(result, channels_last=False)
         if result.flattened_from is not None:
             raise LoweringError("the model's result is a flattened map, whose order differs from torch's here")
         if missing := {site.name for site in self._sites.values()} - {node.name for node in self._nodes}:
@@ -170,6 +238,23 @@ class Assembly:
         weight = Weight.from_codes(np.ascontiguousarray(codes), site.bits, site.a, site.z, scale)
         folded, bias = fold(weight.integers(), scale, value.affine, source.grid.scale, site.name)
         return Weight(weight.bits, weight.a, weight.z, weight.shape, weight.packed, folded), bias
+
+    def _moved(
+        self, kind: Any, name: str, module: str, source: Quantized, shape: tuple[int, ...], **options: Any
+    ) -> Tensor:
+        """Add a node that only moves codes."""
+        out = self._add_tensor(name, shape, source.grid)
+        self._nodes.append(kind(name, (source.tensor.name,), out.name, module, **options))
+        return out
+
+    def _brought(self, source: Quantized, grid: Grid, name: str) -> Quantized:
+        """Return a tensor on another grid."""
+        if source.grid == grid:
+            return source
+        out = self._add_tensor(name, source.shape, grid)
+        table = table_of(identity, source.grid, grid)
+        self._nodes.append(Lookup(name, (source.tensor.name,), out.name, "", table))
+        return replace(source, tensor=out, grid=grid)
 
     def _add_tensor(self, node: str, shape: tuple[int, ...], grid: Grid) -> Tensor:
         tensor = Tensor(f"{node}.out", shape, "int8", grid.scale, grid.zero_point)

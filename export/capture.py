@@ -15,7 +15,8 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from export.assembly import Assembly
-from export.converters import CONVERTERS, Call
+from export.call import Call
+from export.converters import CONVERTERS, identity
 from export.values import Constant, Ignored, Value
 from msq.checkpoint import PROGRAM_FILE, Checkpoint
 from msq.errors import BundleError, LoweringError
@@ -86,12 +87,24 @@ def _convert(node: fx.Node, values: dict[fx.Node, Value], assembly: Assembly) ->
     is_aten = isinstance(node.target, torch._ops.OpOverload)
     operator = str(node.target) if is_aten else getattr(node.target, "__name__", str(node.target))
     converter = CONVERTERS.get(operator)
+    if is_aten and converter is not identity and (folded := _of_parameters(node, values)) is not None:
+        return folded
     if converter is None:
         raise LoweringError(
             f"{_module(node) or 'model'}: operator {operator} ({node.name}) cannot be lowered",
             hint=f"what can be: {', '.join(CONVERTERS)}",
         )
     return converter(assembly, Call(operator, node.name, _module(node), _arguments(node, values), _shape(node)))
+
+
+def _of_parameters(node: fx.Node, values: dict[fx.Node, Value]) -> Constant | None:
+    """Return the result of a call that takes parameters only, None of any other: it is computed once, here."""
+    operands = {source: value for source in node.all_input_nodes if isinstance(value := values[source], Constant)}
+    if not operands or len(operands) < len(node.all_input_nodes):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: torch.from_numpy(operands[source].array))
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return Constant(node.name, result.contiguous().numpy()) if isinstance(result, torch.Tensor) else None
 
 
 def _arguments(node: fx.Node, values: dict[fx.Node, Value]) -> dict[str, Any]:
@@ -107,15 +120,16 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Value]) -> dict[str, Any]:
 
 
 def _value(argument: Any, values: dict[fx.Node, Value]) -> Any:
+    if isinstance(argument, list | tuple):
+        return [_value(item, values) for item in argument]
     return values[argument] if isinstance(argument, fx.Node) else argument
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    """Return the shape of a node's (first) result without the batch, channels last."""
+    """Return the shape of a node's (first) result in torch's order, without the batch."""
     value = node.meta["val"]
     sizes = (value[0] if isinstance(value, tuple | list) else value).shape[1:]
-    channels_last = (*sizes[1:], sizes[0]) if len(sizes) == 3 else tuple(sizes)
-    return tuple(int(size) for size in channels_last)
+    return tuple(int(size) for size in sizes)
 
 
 def _module(node: fx.Node) -> str:

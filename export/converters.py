@@ -2,83 +2,21 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from export import elementwise
+from export import elementwise, tokens
 from export.assembly import Assembly
+from export.call import Call
 from export.folding import Affine
 from export.values import Constant, Grid, Pending, Quantized, Value
 from msq.checkpoint import Site
-from msq.errors import LoweringError
 
 
-@dataclass(frozen=True)
-class Call:
-    """One operator call: its name in the program, the path of the user's module that makes it, its arguments by name.
-
-    shape is the result's without the batch, channels last.
-    """
-
-    operator: str
-    name: str
-    module: str
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-
-    def refusal(self, reason: str, hint: str = "") -> LoweringError:
-        """Return the error that names module path and operator."""
-        return LoweringError(f"{self.module or 'model'}: {self.operator} ({self.name}): {reason}", hint=hint)
-
-    def quantized(self, name: str = "self") -> Quantized:
-        """Return an operand that must be an int8 tensor. Raises LoweringError."""
-        value = self.padded(name)
-        if any(value.padding):
-            raise self.refusal("a padding stands before it", "only a convolution can take a padding in")
-        return value
-
-    def padded(self, name: str = "self") -> Quantized:
-        """Return an operand that must be an int8 tensor, and may have zeros around it. Raises LoweringError."""
-        value = self.arguments[name]
-        if not isinstance(value, Quantized):
-            raise self.refusal(
-                "an activation reaches it without a fake-quantization",
-                "what enters a layer, an addition or a pool, and the result, must be fake-quantized",
-            )
-        return value
-
-    def pending(self, name: str = "self") -> Pending:
-        """Return an operand that must be the result of a layer, not yet on a grid. Raises LoweringError."""
-        value = self.arguments[name]
-        if not isinstance(value, Pending):
-            raise self.refusal(
-                "it stands behind a fake-quantization, where no layer can take it in",
-                "put the fake-quantization behind it",
-            )
-        return value
-
-    def constant(self, name: str) -> Constant:
-        """Return an operand that must be a parameter or a buffer. Raises LoweringError."""
-        value = self.arguments[name]
-        if not isinstance(value, Constant):
-            raise self.refusal(f"its {name} is not a parameter of the model")
-        return value
-
-    def array(self, name: str) -> NDArray[Any] | None:
-        """Return what an optional parameter holds. Raises LoweringError."""
-        return None if self.arguments[name] is None else self.constant(name).array
-
-    def pair(self, name: str) -> tuple[int, int]:
-        """Return an argument that is one number for height and width, or two."""
-        value = self.arguments[name]
-        first, *rest = value if isinstance(value, tuple | list) else (value,)
-        return (int(first), int(rest[0] if rest else first))
-
-
-def _identity(assembly: Assembly, call: Call) -> Value:
+def identity(assembly: Assembly, call: Call) -> Value:
+    """Return the first argument as it is."""
     value: Value = next(iter(call.arguments.values()))
     return value
 
@@ -86,13 +24,13 @@ def _identity(assembly: Assembly, call: Call) -> Value:
 def _dropout(assembly: Assembly, call: Call) -> Value:
     if call.arguments["train"]:
         raise call.refusal("it is in training mode", "export the model in eval mode")
-    return _identity(assembly, call)
+    return identity(assembly, call)
 
 
 def _getitem(assembly: Assembly, call: Call) -> Value:
     if call.arguments["index"] != 0:
         raise call.refusal("only an operator's first result can be lowered")
-    return _identity(assembly, call)
+    return identity(assembly, call)
 
 
 def _fake_quantize(assembly: Assembly, call: Call) -> Value:
@@ -124,14 +62,15 @@ def _conv2d(assembly: Assembly, call: Call) -> Value:
     if call.arguments.get("transposed"):
         raise call.refusal("a transposed convolution cannot be lowered")
     site = assembly.site(call.constant("weight"), "conv2d")
-    source = call.padded("input")
+    source = _map(assembly, call, "input", padded=True)
     top, left, bottom, right = (own + before for own, before in zip(_padding(call, site), source.padding, strict=True))
     return Pending(
         kind="conv2d",
         name=site.name,
         module=site.name,
         inputs=(source,),
-        result=call.shape,
+        result=call.map_shape,
+        channels_last=True,
         site=site,
         affine=Affine.of_bias(site.shape[0], call.array("bias")),
         options={
@@ -156,9 +95,7 @@ def _padding(call: Call, site: Site) -> tuple[int, int, int, int]:
 
 
 def _linear(assembly: Assembly, call: Call) -> Value:
-    source = call.quantized("input")
-    if len(source.shape) != 1:
-        raise call.refusal(f"its input is a map of shape {source.shape}", "flatten it first")
+    source = assembly.arranged(call.quantized("input"), channels_last=False)
     site = assembly.site(call.constant("weight"), "linear")
     affine = Affine.of_bias(site.shape[0], call.array("bias"))
     return Pending("linear", site.name, site.name, (source,), call.shape, site, affine)
@@ -169,7 +106,8 @@ def _batch_norm(assembly: Assembly, call: Call) -> Value:
         raise call.refusal("it is in training mode", "export the model in eval mode")
     value = call.pending("input")
     mean, variance = call.array("running_mean"), call.array("running_var")
-    if value.affine is None or value.bounded or value.flat or mean is None or variance is None:
+    over_tokens = len(value.result) > 1 and not value.channels_last
+    if value.affine is None or value.bounded or value.flat or over_tokens or mean is None or variance is None:
         raise call.refusal("a batch norm with running statistics is folded right behind a layer, and only there")
     affine = value.affine.then_batch_norm(
         call.array("weight"), call.array("bias"), mean, variance, call.arguments["eps"]
@@ -205,20 +143,49 @@ def _clamped(call: Call, low: float, high: float) -> Value:
 
 
 def _add(assembly: Assembly, call: Call) -> Value:
-    left, right = call.quantized("self"), call.quantized("other")
     if call.arguments["alpha"] != 1:
         raise call.refusal(f"alpha is {call.arguments['alpha']}; only 1 can be lowered")
-    if left.shape != right.shape or left.flattened_from != right.flattened_from:
-        raise call.refusal(f"its operands have the shapes {left.shape} and {right.shape}; broadcasting is not lowered")
-    return Pending("add", call.name, call.module, (left, right), left.shape, flattened_from=left.flattened_from)
+    return _of_two("add", assembly, call)
 
 
 def _multiply(assembly: Assembly, call: Call) -> Value:
-    left, right = call.quantized("self"), call.quantized("other")
-    if len(left.shape) != len(right.shape) or call.shape not in (left.shape, right.shape):
-        raise call.refusal(f"operands of the shapes {left.shape} and {right.shape} cannot be multiplied")
-    flattened_from = left.flattened_from or right.flattened_from
-    return Pending("multiply", call.name, call.module, (left, right), call.shape, flattened_from=flattened_from)
+    other = call.arguments["other"]
+    return _scaled(assembly, call, other) if isinstance(other, int | float) else _of_two("multiply", assembly, call)
+
+
+def _divide(assembly: Assembly, call: Call) -> Value:
+    other = call.arguments["other"]
+    if not isinstance(other, int | float) or not other:
+        raise call.refusal("only a division by a number can be lowered")
+    return _scaled(assembly, call, 1 / other)
+
+
+def _scaled(assembly: Assembly, call: Call, factor: float) -> Value:
+    value = call.arguments["self"]
+    if isinstance(value, Pending) and value.kind == "matmul" and not value.bounded:
+        return replace(value, options={"factor": value.options["factor"] * factor})
+    return _elementwise(lambda x: x * factor)(assembly, call)
+
+
+def _of_two(kind: Literal["add", "multiply"], assembly: Assembly, call: Call) -> Pending:
+    """Return an addition or a multiplication of tensors of one rank, or of a tensor and a parameter."""
+    given = [call.arguments[name] for name in ("self", "other")]
+    like = next((value for value in given if isinstance(value, Quantized)), None)
+    left, right = (
+        assembly.constant(value, call.module, like.channels_last if like else False, len(call.shape))
+        if isinstance(value, Constant)
+        else call.quantized(name)
+        for name, value in zip(("self", "other"), given, strict=True)
+    )
+    if left.channels_last != right.channels_last:
+        left, right = (assembly.arranged(value, channels_last=False) for value in (left, right))
+    if len(left.shape) != len(right.shape) or left.flattened_from != right.flattened_from:
+        raise call.refusal(f"operands of the shapes {left.shape} and {right.shape} do not go together")
+    result = tuple(max(sizes) for sizes in zip(left.shape, right.shape, strict=True))
+    return Pending(
+        kind, call.name, call.module, (left, right), result,
+        flattened_from=left.flattened_from, channels_last=left.channels_last,
+    )  # fmt: skip
 
 
 def _elementwise(function: elementwise.Function) -> Callable[[Assembly, Call], Value]:
@@ -226,7 +193,7 @@ def _elementwise(function: elementwise.Function) -> Callable[[Assembly, Call], V
         source = call.quantized()
         return Pending(
             "lookup", call.name, call.module, (source,), source.shape, options={"function": function},
-            flattened_from=source.flattened_from,
+            flattened_from=source.flattened_from, channels_last=source.channels_last,
         )  # fmt: skip
 
     return convert
@@ -240,40 +207,46 @@ def _gelu(assembly: Assembly, call: Call) -> Value:
 def _pad(assembly: Assembly, call: Call) -> Value:
     if call.arguments.get("mode", "constant") != "constant" or call.arguments.get("value") not in (None, 0):
         raise call.refusal("only a padding by zeros can be lowered")
-    source = call.padded()
+    source = _map(assembly, call, padded=True)
     given = list(call.arguments["pad"])
     left, right, top, bottom = given + [0] * (4 - len(given))
-    if len(given) > 4 or min(given) < 0 or len(source.shape) != 3:
+    if len(given) > 4 or min(given) < 0:
         raise call.refusal(f"a padding of {given} is not one of height and width")
     old = source.padding
     return replace(source, padding=(old[0] + top, old[1] + left, old[2] + bottom, old[3] + right))
 
 
 def _adaptive_average_pool(assembly: Assembly, call: Call) -> Value:
-    if call.shape[:2] != (1, 1):
-        raise call.refusal(f"it averages to a map of {call.shape[:2]}; only the global average can be lowered")
-    return _global_average(call)
+    if call.shape[1:] != (1, 1):
+        raise call.refusal(f"it averages to a map of {call.shape[1:]}; only the global average can be lowered")
+    return _global_average(assembly, call)
 
 
 def _average_pool(assembly: Assembly, call: Call) -> Value:
     padded, divided = any(call.pair("padding")), call.arguments["divisor_override"]
-    if call.pair("kernel_size") != call.quantized().shape[:2] or padded or divided:
+    if call.pair("kernel_size") != _map(assembly, call).shape[:2] or padded or divided:
         raise call.refusal("only an average over the whole map can be lowered")
-    return _global_average(call)
+    return _global_average(assembly, call)
 
 
 def _mean(assembly: Assembly, call: Call) -> Value:
     dimensions = call.arguments["dim"] or ()
     if {dimension % 4 for dimension in dimensions} != {2, 3}:
         raise call.refusal(f"it averages over dimensions {dimensions}; only height and width can be lowered")
-    return replace(_global_average(call), flat=not call.arguments["keepdim"])
+    return replace(_global_average(assembly, call), flat=not call.arguments["keepdim"])
 
 
-def _global_average(call: Call) -> Pending:
-    source = call.quantized()
+def _global_average(assembly: Assembly, call: Call) -> Pending:
+    source = _map(assembly, call)
+    return Pending("average_pool", call.name, call.module, (source,), (1, 1, source.shape[2]), channels_last=True)
+
+
+def _map(assembly: Assembly, call: Call, name: str = "self", *, padded: bool = False) -> Quantized:
+    """Return an operand that must be a map, channels last. Raises LoweringError."""
+    source = call.padded(name) if padded else call.quantized(name)
     if len(source.shape) != 3:
         raise call.refusal(f"its input has shape {source.shape}; a map is needed")
-    return Pending("average_pool", call.name, call.module, (source,), (1, 1, source.shape[2]))
+    return assembly.arranged(source, channels_last=True)
 
 
 def _max_pool(assembly: Assembly, call: Call) -> Value:
@@ -282,21 +255,26 @@ def _max_pool(assembly: Assembly, call: Call) -> Value:
     kernel = call.pair("kernel_size")
     stride = call.pair("stride") if call.arguments["stride"] else kernel
     return assembly.max_pool(
-        call.name, call.module, call.quantized(), call.shape, kernel, stride, call.pair("padding") * 2
+        call.name, call.module, _map(assembly, call), call.map_shape, kernel, stride, call.pair("padding") * 2
     )
 
 
 def _reshape(assembly: Assembly, call: Call) -> Value:
-    value = _identity(assembly, call)
+    value = identity(assembly, call)
     if not isinstance(value, Quantized | Pending):
         raise call.refusal("only activations can be reshaped")
-    if call.shape == value.shape:
+    if call.shape == value.sizes:
         return value
-    if call.shape != (math.prod(value.shape),):
-        raise call.refusal(f"it reshapes {value.shape} to {call.shape}; only flattening a map can be lowered")
-    return (
-        assembly.flatten(call.name, call.module, value) if isinstance(value, Quantized) else replace(value, flat=True)
-    )
+    if math.prod(call.shape) != math.prod(value.sizes):
+        raise call.refusal(f"it reshapes {value.sizes} to {call.shape}, the batch left out")
+    flattens = len(call.shape) == 1 and value.channels_last and len(value.sizes) == 3
+    if isinstance(value, Pending):
+        if not flattens:
+            raise call.refusal("it stands before a fake-quantization", "put the fake-quantization in front of it")
+        return replace(value, flat=True)
+    if flattens:
+        return assembly.flatten(call.name, call.module, value)
+    return assembly.reshape(call.name, call.module, tokens.in_order(assembly, call, keep_layout=True), call.shape)
 
 
 CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
@@ -321,6 +299,8 @@ CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
     "aten.add.Tensor": _add,
     "aten.add_.Tensor": _add,
     "aten.mul.Tensor": _multiply,
+    "aten.mul_.Tensor": _multiply,
+    "aten.div.Tensor": _divide,
     "aten.hardswish.default": _elementwise(elementwise.hardswish),
     "aten.hardsigmoid.default": _elementwise(elementwise.hardsigmoid),
     "aten.sigmoid.default": _elementwise(elementwise.sigmoid),
@@ -335,11 +315,15 @@ CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
     "aten.flatten.using_ints": _reshape,
     "aten.view.default": _reshape,
     "aten.reshape.default": _reshape,
+    "aten.unflatten.int": _reshape,
     "aten.squeeze.dims": _reshape,
+    "aten.squeeze.dim": _reshape,
+    "aten.unsqueeze.default": _reshape,
+    **tokens.CONVERTERS,
     "aten.dropout.default": _dropout,
-    "aten.alias.default": _identity,
-    "aten.clone.default": _identity,
-    "aten.contiguous.default": _identity,
-    "aten.detach.default": _identity,
-    "aten.detach_.default": _identity,
+    "aten.alias.default": identity,
+    "aten.clone.default": identity,
+    "aten.contiguous.default": identity,
+    "aten.detach.default": identity,
+    "aten.detach_.default": identity,
 }

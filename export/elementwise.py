@@ -12,6 +12,11 @@ Real = NDArray[np.float64]
 Function = Callable[[Real], Real]
 
 
+def identity(x: Real) -> Real:
+    """Return x: as a table, it brings a tensor to another grid."""
+    return x
+
+
 def hardsigmoid(x: Real) -> Real:
     """Return min(max(x + 3, 0), 6) / 6 (arXiv 1905.02244, section 5.2)."""
     clipped: Real = np.clip(x + 3, 0, 6) / 6
@@ -44,6 +49,13 @@ def gelu_tanh(x: Real) -> Real:
     """Return gelu's approximation by tanh (arXiv 1606.08415, section 2)."""
     answer: Real = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return answer
+
+
+def exponentials(scale: float, terms: int) -> NDArray[np.int32]:
+    """Return integers in proportion to e^(−scale·d) for d = 0 … 255, of which the sum of `terms` fits int32."""
+    top = min(1 << 24, ((1 << 31) - 1) // terms)
+    table: NDArray[np.int32] = np.rint(top * np.exp(-np.float64(scale) * np.arange(256))).astype(np.int32)
+    return table
 
 
 def table_of(function: Function, source: Grid, out: Grid) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from export.lowerings import Lowering
 from msq.bundle import Layer, Sizes
 from msq.checkpoint import Site
 from msq.errors import BudgetError
-from msq.integer_model import IntegerModel
+from msq.integer_model import Constant, IntegerModel, LayerNorm
 
 FACTOR = 1.02
 SLACK = 32 * 1024
@@ -46,7 +46,7 @@ def sizes(model: IntegerModel, lowering: Lowering, folder: Path) -> Sizes:
     counts = [node.weight.outputs * node.weight.inputs for node in weighted]
     bits = sum(count * node.weight.bits for count, node in zip(counts, weighted, strict=True))
     weight_bytes = -(-bits // 8)
-    parameter_bytes = sum(node.weight.scale.nbytes + node.bias.nbytes for node in weighted)
+    parameter_bytes = model.parameter_bytes
     model_bytes = sum((folder / name).stat().st_size for name in lowering.DEPLOYED)
     limit = int(FACTOR * (weight_bytes + parameter_bytes)) + SLACK
     if model_bytes > limit:
@@ -62,8 +62,14 @@ def sizes(model: IntegerModel, lowering: Lowering, folder: Path) -> Sizes:
         parameter_bytes=parameter_bytes,
         model_bytes=model_bytes,
         limit_bytes=limit,
-        float32_bytes=4 * (sum(counts) + sum(node.weight.outputs for node in weighted)),
+        float32_bytes=4 * (sum(counts) + sum(node.weight.outputs for node in weighted) + _unquantized(model)),
         int8_bytes=sum(counts) + parameter_bytes,
         resident_weight_bytes=resident,
         resident_note=note,
     )
+
+
+def _unquantized(model: IntegerModel) -> int:
+    """Return how many parameters there are beside layers' weights and biases: layer norms', positions, tokens."""
+    nodes = (node for node in model.nodes if isinstance(node, LayerNorm | Constant))
+    return sum(array.size for node in nodes for array in node.arrays().values())

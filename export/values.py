@@ -36,8 +36,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 tensor. flattened_from is (height, width, channels) of the map that it was, if it was one.
+    """An int8 tensor.
 
+    channels_last: torch's first dimension is the tensor's last, as in all maps; else the order is torch's.
+    flattened_from is (height, width, channels) of the map that it was, if it was one.
     padding (top, left, bottom, right) is of zeros around the map, which the convolution behind takes as its own.
     """
 
@@ -45,22 +47,31 @@ class Quantized:
     grid: Grid
     flattened_from: tuple[int, ...] | None = None
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    channels_last: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape without the batch and the padding, channels last."""
+        """The tensor's shape, without the batch and the padding."""
         return self.tensor.shape
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape in torch's order."""
+        return (self.shape[-1], *self.shape[:-1]) if self.channels_last else self.shape
 
 
 @dataclass(frozen=True)
 class Pending:
     """A result in real numbers, which becomes an int8 tensor at the fake-quantization that must follow.
 
-    result is the shape of the int8 tensor, NHWC without the batch; flat says that it is flattened after that.
+    result is the shape of the int8 tensor, without the batch; flat says that it is flattened after that.
     low and high bound it (a ReLU is low = 0).
     """
 
-    kind: Literal["quantize", "conv2d", "linear", "add", "multiply", "average_pool", "lookup"]
+    kind: Literal[
+        "quantize", "conv2d", "linear", "add", "multiply", "average_pool", "lookup",
+        "matmul", "softmax", "layer_norm", "concat",
+    ]  # fmt: skip
     name: str
     module: str
     inputs: tuple[Quantized, ...]
@@ -72,11 +83,14 @@ class Pending:
     flat: bool = False
     low: float = -math.inf
     high: float = math.inf
+    channels_last: bool = False
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape without the batch, channels last."""
-        return (math.prod(self.result),) if self.flat else self.result
+    def sizes(self) -> tuple[int, ...]:
+        """The shape without the batch, in torch's order."""
+        if self.flat:
+            return (math.prod(self.result),)
+        return (self.result[-1], *self.result[:-1]) if self.channels_last else self.result
 
     @property
     def bounded(self) -> bool:

@@ -12,7 +12,13 @@ Number semantics (exact, the same in every runtime):
     multiply      y = clamp(rint(float32((p − z_p) · (q − z_q)) · m) + z_y),  m = (s_p · s_q) / s_y in float32
     lookup        y = table[q + 128]
     average pool  as a convolution by weights 1 whose scale is 1/(height·width)
-rint rounds half to even.
+    quantize      y = clamp(rint(x / s_y) + z_y)
+    matmul        acc = Σ_k (p − z_p) · (q − z_q) in int32, requantized by m = ((s_p · s_q) · factor) / s_y in float32
+    softmax       e = table[max(x) − x];  y = quantize(float32(e) / float32(Σ e)), Σ in int32
+    layer norm    d = n · x − Σ x,  v = n · Σ x² − (Σ x)² over the n features, as integers;
+                  y = quantize((float32(d) / √(float32(v) + epsilon)) · γ + β)
+rint rounds half to even. Every operation on float32 values is rounded to float32 by itself, in the order in which
+parentheses and formulas give it; sums are of integers only, so their order does not matter.
 """
 
 import json
@@ -39,7 +45,7 @@ Array = NDArray[Any]
 class Tensor:
     """An activation: float32, or int8 with real value scale · (q − zero_point).
 
-    shape leaves the batch out: (height, width, channels) or (features,).
+    shape leaves the batch out: (height, width, channels), (tokens, features), (heads, tokens, features), (features,) …
     """
 
     name: str
@@ -115,6 +121,17 @@ class Node:
     output: str
     module: str
 
+    def arrays(self) -> dict[str, Array]:
+        """Return what of the node lies in weights.bin, by name."""
+        found: dict[str, Array] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Weight):
+                found |= {"packed": value.packed, "scale": value.scale}
+            elif isinstance(value, np.ndarray):
+                found[item.name] = value
+        return found
+
 
 @dataclass(frozen=True)
 class Quantize(Node):
@@ -158,7 +175,7 @@ class Linear(Node):
 
 @dataclass(frozen=True)
 class Add(Node):
-    """Sum of two tensors of one shape, each first brought to the output's grid."""
+    """Sum of two tensors of one rank, each first brought to the output's grid; a dimension of 1 is repeated."""
 
     kind: ClassVar[str] = "add"
     clamp: tuple[int, int] = (-128, 127)
@@ -206,10 +223,89 @@ class Flatten(Node):
     kind: ClassVar[str] = "flatten"
 
 
-NODES: dict[str, type[Node]] = {
-    cls.kind: cls
-    for cls in (Quantize, Dequantize, Conv2d, Linear, Add, AveragePool, Lookup, Multiply, MaxPool, Flatten)
-}
+@dataclass(frozen=True)
+class MatMul(Node):
+    """Product of two activations, (…, m, k) · (…, k, n) → (…, m, n), times a real factor."""
+
+    kind: ClassVar[str] = "matmul"
+    factor: float = 1.0
+    clamp: tuple[int, int] = (-128, 127)
+
+
+@dataclass(frozen=True)
+class Softmax(Node):
+    """Softmax over the last dimension.
+
+    table is int32 (256,): integers in proportion to e^(−s_x·d) for a code that is d below the largest of its row;
+    table[0] times the length of a row is below 2^31.
+    """
+
+    kind: ClassVar[str] = "softmax"
+    table: NDArray[np.int32]
+    clamp: tuple[int, int] = (-128, 127)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Node):
+    """Layer normalization over the last dimension, of n features.
+
+    gamma and beta are float32 (n,); epsilon, a float32, is n² · ε / s_x², for the integer variance v counts in such
+    units. n is below 2^16.
+    """
+
+    kind: ClassVar[str] = "layer_norm"
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+    epsilon: float
+    clamp: tuple[int, int] = (-128, 127)
+
+
+@dataclass(frozen=True)
+class Reshape(Node):
+    """The same codes in another shape, the last dimension running fastest. Input and output share one grid."""
+
+    kind: ClassVar[str] = "reshape"
+
+
+@dataclass(frozen=True)
+class Transpose(Node):
+    """The output's dimension i is the input's axes[i]; the batch is not counted. Both share one grid."""
+
+    kind: ClassVar[str] = "transpose"
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Concat(Node):
+    """Tensors one after another along axis, the batch not counted. All inputs lie on the output's grid."""
+
+    kind: ClassVar[str] = "concat"
+    axis: int
+
+
+@dataclass(frozen=True)
+class Slice(Node):
+    """Indices start to stop − 1 of axis, the batch not counted. Input and output share one grid."""
+
+    kind: ClassVar[str] = "slice"
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Constant(Node):
+    """A tensor that is the same for every image of a batch; it has no inputs. codes is int8, of the output's shape."""
+
+    kind: ClassVar[str] = "constant"
+    codes: NDArray[np.int8]
+
+
+_ALL: tuple[type[Node], ...] = (
+    Quantize, Dequantize, Conv2d, Linear, Add, AveragePool, Lookup, Multiply, MaxPool, Flatten,
+    MatMul, Softmax, LayerNorm, Reshape, Transpose, Concat, Slice, Constant,
+)  # fmt: skip
+NODES = {cls.kind: cls for cls in _ALL}
 
 
 @dataclass(frozen=True)
@@ -229,6 +325,11 @@ class IntegerModel:
             if isinstance(node, Conv2d | Linear):
                 yield node
 
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of what lies beside the packed weights: scales, biases, constants, tables."""
+        return sum(array.nbytes for node in self.nodes for name, array in node.arrays().items() if name != "packed")
+
     def save(self, folder: Path) -> "IntegerModel":
         """Write model.json and weights.bin into `folder`; return the model with `placed` filled in.
 
@@ -236,13 +337,8 @@ class IntegerModel:
         """
         placed: dict[str, Stored] = {}
         with (folder / WEIGHTS_FILE).open("wb") as stream:
-            for node in self.weighted():
-                arrays: dict[str, Array] = {
-                    "packed": node.weight.packed,
-                    "scale": node.weight.scale,
-                    "bias": node.bias,
-                }
-                for name, array in arrays.items():
+            for node in self.nodes:
+                for name, array in node.arrays().items():
                     stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
                     placed[f"{node.name}.{name}"] = Stored(stream.tell(), array.dtype.name, tuple(array.shape))
                     stream.write(np.ascontiguousarray(array).tobytes())
@@ -306,8 +402,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 
 def _node_from_json(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> Node:
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "kind"}
+    name = entry["name"]
     if (weight := entry.get("weight")) is not None:
-        name = entry["name"]
         values["weight"] = Weight(
             weight["bits"],
             weight["a"],
@@ -316,9 +412,10 @@ def _node_from_json(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
             arrays[f"{name}.packed"],
             arrays[f"{name}.scale"],
         )
-        values["bias"] = arrays[f"{name}.bias"]
     try:
-        kind: Callable[..., Node] = NODES[entry["kind"]]
+        kind = NODES[entry["kind"]]
     except KeyError:
-        raise BundleError(f"node {entry.get('name')!r} has the unknown kind {entry['kind']!r}") from None
-    return kind(**values)
+        raise BundleError(f"node {name!r} has the unknown kind {entry['kind']!r}") from None
+    values |= {item.name: arrays[key] for item in fields(kind) if (key := f"{name}.{item.name}") in arrays}
+    make: Callable[..., Node] = kind
+    return make(**values)

@@ -1,6 +1,7 @@
 """ONNX Runtime as released: it inlines the packed operators' function bodies and folds them into int8 weights."""
 
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ MODE = "stock"
 
 MODEL_FILE = "model.onnx"
 PROBE_FILE = "probe.onnx"
+CHANNELS_FIRST = "channels_first"
+"""Key of the probe's metadata: a JSON list of the outputs that are NCHW."""
 DISTRIBUTION = "onnxruntime"
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -65,8 +68,9 @@ class OnnxRuntimeSession:
         values = _call(self._probe, images, self._bundle / PROBE_FILE)
         names = [output.name for output in self._probe.get_outputs()]
         # Within the graph maps are NCHW, as ONNX convolutions want; the integer model's tensors are NHWC.
+        maps = json.loads(self._probe.get_modelmeta().custom_metadata_map.get(CHANNELS_FIRST, "[]"))
         return {
-            name: value.transpose(0, 2, 3, 1) if value.ndim == 4 and value.dtype == np.int8 else value
+            name: value.transpose(0, 2, 3, 1) if name in maps else value
             for name, value in zip(names, values, strict=True)
         }
 

@@ -12,17 +12,25 @@ from numpy.typing import NDArray
 from msq.integer_model import (
     Add,
     AveragePool,
+    Concat,
+    Constant,
     Conv2d,
     Dequantize,
     Flatten,
     IntegerModel,
+    LayerNorm,
     Linear,
     Lookup,
+    MatMul,
     MaxPool,
     Multiply,
     Node,
     Quantize,
+    Reshape,
+    Slice,
+    Softmax,
     Tensor,
+    Transpose,
 )
 
 LOWERING = "integer"
@@ -72,6 +80,9 @@ class ReferenceSession:
         values: dict[str, Array] = {self.model.input: np.asarray(images, np.float32)}
         for index, node in enumerate(self.model.nodes):
             operands = [values[name] for name in node.inputs]
+            if isinstance(node, Constant):
+                values[node.output] = np.broadcast_to(node.codes, (len(images), *node.codes.shape))
+                continue
             values[node.output] = _RUN[type(node)](
                 node, operands, [grids[name] for name in node.inputs], grids[node.output]
             )
@@ -90,7 +101,11 @@ def _to_codes(rounded: NDArray[np.float32], zero_point: int, clamp: tuple[int, i
 
 
 def _quantize(node: Quantize, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
-    return _to_codes(np.rint(operands[0] / np.float32(out.scale)), out.zero_point, node.clamp)
+    return _on_grid(operands[0], out, node.clamp)
+
+
+def _on_grid(real: NDArray[np.float32], out: Tensor, clamp: tuple[int, int]) -> NDArray[np.int8]:
+    return _to_codes(np.rint(real / np.float32(out.scale)), out.zero_point, clamp)
 
 
 def _dequantize(node: Dequantize, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
@@ -109,7 +124,7 @@ def _requantize(
     return _to_codes(np.rint(accumulator.astype(np.float32) * multiplier), out.zero_point, clamp)
 
 
-def _exact_matmul(codes: NDArray[np.int16], weights: NDArray[np.int8]) -> NDArray[np.int32]:
+def _exact_matmul(codes: NDArray[np.int16], weights: NDArray[np.int8] | NDArray[np.int16]) -> NDArray[np.int32]:
     """Return the integer product (…, M, K) · (…, K, O), computed by BLAS in a float type that holds every sum."""
     largest = 255 * int(np.abs(weights.astype(np.int32)).sum(axis=-2).max(initial=0))
     dtype: Any = np.float32 if largest < 1 << 24 else np.float64
@@ -184,6 +199,49 @@ def _flatten(node: Flatten, operands: list[Array], grids: list[Tensor], out: Ten
     return operands[0].reshape(len(operands[0]), -1)
 
 
+def _matmul(node: MatMul, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    left, right = (
+        codes.astype(np.int16) - np.int16(grid.zero_point) for codes, grid in zip(operands, grids, strict=True)
+    )
+    scale = np.float32(grids[1].scale)
+    multiplier = np.float32(grids[0].scale) * scale * np.float32(node.factor) / np.float32(out.scale)
+    sums = _exact_matmul(left, right).astype(np.float32)
+    return _to_codes(np.rint(sums * multiplier), out.zero_point, node.clamp)
+
+
+def _softmax(node: Softmax, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    codes = operands[0].astype(np.int32)
+    exponentials = node.table[codes.max(axis=-1, keepdims=True) - codes]
+    total = exponentials.sum(axis=-1, keepdims=True, dtype=np.int32)
+    return _on_grid(exponentials.astype(np.float32) / total.astype(np.float32), out, node.clamp)
+
+
+def _layer_norm(node: LayerNorm, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    codes = operands[0].astype(np.int64)
+    n = codes.shape[-1]
+    total = codes.sum(axis=-1, keepdims=True)
+    variance = n * np.square(codes).sum(axis=-1, keepdims=True) - np.square(total)
+    deviation = np.sqrt(variance.astype(np.float32) + np.float32(node.epsilon))
+    normal = (n * codes - total).astype(np.float32) / deviation
+    return _on_grid(normal * node.gamma + node.beta, out, node.clamp)
+
+
+def _reshape(node: Reshape, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    return operands[0].reshape(len(operands[0]), *out.shape)
+
+
+def _transpose(node: Transpose, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    return operands[0].transpose(0, *(axis + 1 for axis in node.axes))
+
+
+def _concat(node: Concat, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    return np.concatenate(operands, axis=node.axis + 1)
+
+
+def _slice(node: Slice, operands: list[Array], grids: list[Tensor], out: Tensor) -> Array:
+    return np.take(operands[0], range(node.start, node.stop), axis=node.axis + 1)
+
+
 _RUN: dict[type[Node], Callable[[Any, list[Array], list[Tensor], Tensor], Array]] = {
     Quantize: _quantize,
     Dequantize: _dequantize,
@@ -195,4 +253,11 @@ _RUN: dict[type[Node], Callable[[Any, list[Array], list[Tensor], Tensor], Array]
     Multiply: _multiply,
     MaxPool: _max_pool,
     Flatten: _flatten,
+    MatMul: _matmul,
+    Softmax: _softmax,
+    LayerNorm: _layer_norm,
+    Reshape: _reshape,
+    Transpose: _transpose,
+    Concat: _concat,
+    Slice: _slice,
 }

@@ -13,6 +13,9 @@ from msq.recipe import RecipeFile
 from train.fit import train
 from train.models import names
 
+SHALLOW = {"deit-tiny": {"depth": 2}}
+"""Options that make a model of many equal blocks quick to try."""
+
 
 @pytest.mark.parametrize("name", names())
 def test_every_model_trains_and_its_integers_agree_bit_for_bit(
@@ -32,7 +35,7 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(
     recipe = {
         "name": "tiny",
         "data": {"name": "image-folder", "path": str(tmp_path / "data")},
-        "model": {"name": name},
+        "model": {"name": name, **SHALLOW.get(name, {})},
         "float": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         "method": {"name": "lsq", "epochs": 1},
         "budget": {"average_bits": 4},

@@ -16,8 +16,16 @@ _FUSED_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh
 _FUSED_FUNCTIONS: set[Any] = {F.relu, F.relu6, torch.relu, "relu", "relu_"}
 _FUNCTIONS = (nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU)
 """Activation functions that are no clamp: they take an int8 tensor to another."""
-_COMPUTING_MODULES = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, *_FUNCTIONS)
-_PRODUCTS: set[Any] = {operator.mul, operator.imul, torch.mul}
+_COMPUTING_MODULES = (
+    nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.LayerNorm, nn.Softmax, *_FUNCTIONS,
+)  # fmt: skip
+_PRODUCTS: set[Any] = {operator.mul, operator.imul, torch.mul, operator.truediv, torch.div}
+_MATRIX_PRODUCTS: set[Any] = {operator.matmul, torch.matmul, torch.bmm, "matmul"}
+_SOFTMAXES: set[Any] = {F.softmax, torch.softmax, "softmax"}
+_JOINS: set[Any] = {torch.cat, torch.concat}
+_COMPUTING_FUNCTIONS = (
+    _ADDS | _PRODUCTS | _POOLS | _MATRIX_PRODUCTS | _SOFTMAXES | _JOINS | {F.conv2d, F.linear, F.layer_norm}
+)
 
 
 def insert_activation_quantizers(
@@ -27,10 +35,12 @@ def insert_activation_quantizers(
 
     input_range: (lowest, highest) value of the input, where it is known; else it is calibrated.
     """
+    fused: set[fx.Node] = set()
     for node in list(graph.graph.nodes):
-        if node.op != "placeholder" and not _computes(graph, node):
+        if node.op != "placeholder" and not (_computes(graph, node) and node not in fused):
             continue
         last = _end_of_fusion(graph, node)
+        fused.add(last)
         quantizer = make()
         if (rectified := _rectified(graph, last)) is not None:
             quantizer.rectifies = True
@@ -39,6 +49,8 @@ def insert_activation_quantizers(
             last = rectified
         if node.op == "placeholder" and input_range is not None:
             quantizer.fix_range(*input_range)
+        if _is(graph, node, (nn.Softmax,), _SOFTMAXES):
+            quantizer.fix_range(0.0, 1.0)
         name = f"{last.name}_quantizer"
         graph.add_submodule(name, quantizer)
         with graph.graph.inserting_after(last):
@@ -60,20 +72,25 @@ def _rectified(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _computes(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node yields values on a grid of their own (and does not merely pass its input's on)."""
+    return _is(graph, node, _COMPUTING_MODULES, _COMPUTING_FUNCTIONS)
+
+
+def _is(graph: fx.GraphModule, node: fx.Node, modules: tuple[type[nn.Module], ...], functions: set[Any]) -> bool:
+    """Whether a node calls one of these modules, or one of these functions."""
     if node.op == "call_module":
-        return isinstance(graph.get_submodule(str(node.target)), _COMPUTING_MODULES)
-    return node.target in _ADDS | _PRODUCTS | _POOLS | {F.conv2d, F.linear}
+        return isinstance(graph.get_submodule(str(node.target)), modules)
+    return node.op in {"call_function", "call_method"} and node.target in functions
 
 
 def _end_of_fusion(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Follow the batch norm and the activation function that a device runs as part of `node`."""
+    """Follow the batch norm and the activation function that a device runs as part of `node`.
+
+    So it does the factor of a product of matrices.
+    """
     while len(node.users) == 1:
         user = next(iter(node.users))
-        if user.op == "call_module":
-            fused = isinstance(graph.get_submodule(str(user.target)), _FUSED_MODULES)
-        else:
-            fused = user.target in _FUSED_FUNCTIONS
-        if not fused:
+        scales = node.target in _MATRIX_PRODUCTS and user.target in _PRODUCTS and len(user.all_input_nodes) == 1
+        if not scales and not _is(graph, user, _FUSED_MODULES, _FUSED_FUNCTIONS):
             break
         node = user
     return node
@@ -86,7 +103,7 @@ def on_residual_paths(graph: fx.GraphModule) -> set[str]:
     """
     found: dict[fx.Node, list[str]] = {}
     for node in graph.graph.nodes:
-        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), nn.Conv2d):
+        if node.op == "call_module" and _is(graph, node, (nn.Conv2d, nn.Linear), set()):
             last = _end_of_fusion(graph, node)
             if len(last.users) == 1 and (join := next(iter(last.users))).target in _ADDS:
                 others = [other for other in join.all_input_nodes if other is not last]

@@ -1,8 +1,8 @@
 """The operators of domain "msq" as ONNX functions of standard operators, so that any runtime can run them.
 
-    Packed{Conv,Linear}{bits}   unpacks the weights, then an int8 QLinearConv
-    Plane, Weights              the two halves of unpacking, shared by all widths: they keep the model file small
-    RoundedAdd                  the addition that rounds each operand, as the integer model defines it
+    Packed{Conv,Linear,Tokens}{bits}   unpacks the weights, then an int8 QLinearConv
+    Plane, Weights                     the two halves of unpacking, shared by all widths: they keep the model file small
+    RoundedAdd                         the addition that rounds each operand, as the integer model defines it
 
 Unpacking is msq.packing in standard operators. It depends on initializers only, so that a runtime does it once,
 while it loads the model.
@@ -19,7 +19,7 @@ from msq.packing import ATOM, GROUP, GROUPS, PANEL, planes
 DOMAIN = "msq"
 OPSET = 21
 
-Kind = Literal["Conv", "Linear"]
+Kind = Literal["Conv", "Linear", "Tokens"]
 
 CONV_DEFAULTS = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
 """What a PackedConv's attributes are where a node leaves them out."""
@@ -33,12 +33,13 @@ def packed_name(kind: Kind, bits: int) -> str:
 def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
     """Return the function of a packed layer.
 
-    Inputs: x int8 (n, c, h, w), or (n, features) for Linear; x_scale, x_zero_point; packed uint8
-    (panels, blocks, bits, 64), absent at width 0; w_scale float32 (out,); y_scale, y_zero_point; bias int32 (out,).
+    Inputs: x int8 (n, c, h, w), or (n, features) for Linear, (n, tokens, features) for Tokens; x_scale, x_zero_point;
+    packed uint8 (panels, blocks, bits, 64), absent at width 0; w_scale float32 (out,); y_scale, y_zero_point; bias
+    int32 (out,).
     Attributes: shape [out, kernel height, kernel width, in / groups]; a, z of w = a·u − z; for Conv also strides,
     pads [top, left, bottom, right], dilations, group.
     """
-    body = _Body()
+    body = Body()
     weights = _unpacked(body, bits) if bits else _zeros(body)
     zero = body.constant(0, np.int8)
     operands = ["x_scale", "x_zero_point", weights, "w_scale", zero, "y_scale", "y_zero_point", "bias"]
@@ -46,6 +47,13 @@ def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
     if kind == "Conv":
         defaults = CONV_DEFAULTS
         body.add("QLinearConv", ["x", *operands], "y", same=tuple(CONV_DEFAULTS))
+    elif kind == "Tokens":
+        # Tokens are the pixels of a map one pixel high. These transpositions cancel those of a runtime that
+        # convolves with channels last.
+        height = body.constant([2], np.int64)
+        image = body.add("Transpose", [body.add("Unsqueeze", ["x", height])], perm=[0, 3, 2, 1])
+        image = body.add("QLinearConv", [image, *operands])
+        body.add("Squeeze", [body.add("Transpose", [image], perm=[0, 3, 2, 1]), height], "y")
     else:
         image = body.add("Reshape", ["x", body.constant([0, -1, 1, 1], np.int64)])
         body.add("Flatten", [body.add("QLinearConv", [image, *operands])], "y", axis=1)
@@ -60,7 +68,7 @@ def plane() -> onnx.FunctionProto:
     Input: packed uint8 (panels, blocks, bits, 64). Attributes: atoms [first, one behind the last]; shifts of the
     fields of a byte; mask of a field; low, the plane's lowest bit in a code. Output: (panels, blocks, groups, 64).
     """
-    body = _Body()
+    body = Body()
     zero, one, two = (body.constant([index], np.int64) for index in (0, 1, 2))
     atoms = body.attribute("atoms", AttributeProto.INTS)
     first, behind = body.add("Slice", [atoms, zero, one]), body.add("Slice", [atoms, one, two])
@@ -82,7 +90,7 @@ def weights() -> onnx.FunctionProto:
     Input: codes uint8 (panels, blocks, groups, 64). Attributes: shape, a, z as of a packed layer.
     Output: int8 (out, in / groups, height, width).
     """
-    body = _Body()
+    body = Body()
     # (panel, block, group, byte) → (panel, output, block, group, input) → (output, input), filling cut off
     split = body.add("Reshape", ["codes", body.constant([0, 0, GROUPS, PANEL, GROUP], np.int64)])
     ordered = body.add("Transpose", [split], perm=[0, 3, 1, 2, 4])
@@ -108,7 +116,7 @@ def rounded_add() -> onnx.FunctionProto:
 
     Inputs: p, q int8 with p_ratio, q_ratio (their scale / the result's, float32) and zero points; y_zero_point.
     """
-    body = _Body()
+    body = Body()
     rounded = [
         body.add("Round", [body.add("DequantizeLinear", [name, f"{name}_ratio", f"{name}_zero_point"])])
         for name in ("p", "q")
@@ -119,7 +127,7 @@ def rounded_add() -> onnx.FunctionProto:
     return body.function("RoundedAdd", inputs, [])
 
 
-def _unpacked(body: "_Body", bits: int) -> str:
+def _unpacked(body: "Body", bits: int) -> str:
     codes, first, low = "", 0, 0
     for width in planes(bits):
         part = body.add(
@@ -136,14 +144,14 @@ def _unpacked(body: "_Body", bits: int) -> str:
     return body.add("Weights", [codes], domain=DOMAIN, same=("shape", "a", "z"))
 
 
-def _zeros(body: "_Body") -> str:
+def _zeros(body: "Body") -> str:
     """Append the weights of a layer without bits: int8 zeros, (out, in / groups, height, width)."""
     zero = numpy_helper.from_array(np.zeros(1, np.int8))
     zeros = body.add("ConstantOfShape", [body.attribute("shape", AttributeProto.INTS)], value=zero)
     return body.add("Transpose", [zeros], perm=[0, 3, 1, 2])
 
 
-class _Body:
+class Body:
     """The nodes of one function."""
 
     _KINDS = {"group": AttributeProto.INT, "a": AttributeProto.INT, "z": AttributeProto.INT}

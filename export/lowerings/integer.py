@@ -16,5 +16,5 @@ def lower(model: IntegerModel, folder: Path) -> list[str]:
 
 def resident(model: IntegerModel) -> tuple[int, str]:
     """Return the bytes of the packed weights, scales and biases: weights.bin stays mapped as it is."""
-    held = sum(node.weight.packed.nbytes + node.weight.scale.nbytes + node.bias.nbytes for node in model.weighted())
+    held = model.parameter_bytes + sum(node.weight.packed.nbytes for node in model.weighted())
     return held, "packed weights mapped from weights.bin; a layer is unpacked while it runs"

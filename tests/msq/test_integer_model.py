@@ -17,16 +17,24 @@ from msq.integer_model import (
     WEIGHTS_FILE,
     Add,
     AveragePool,
+    Concat,
+    Constant,
     Conv2d,
     Dequantize,
     Flatten,
     IntegerModel,
+    LayerNorm,
     Linear,
     Lookup,
+    MatMul,
     MaxPool,
     Multiply,
     Quantize,
+    Reshape,
+    Slice,
+    Softmax,
     Tensor,
+    Transpose,
     Weight,
 )
 
@@ -39,7 +47,7 @@ def weight(shape: tuple[int, ...], bits: int, seed: int) -> Weight:
 
 
 def small_model(bits: tuple[int, int, int] = (3, 5, 2)) -> IntegerModel:
-    """Every kind of node once or twice: a residual block on a 6×6 image of three channels."""
+    """Every kind of node once or twice: a residual block on a 6×6 image of three channels, then a little attention."""
     int8 = {"dtype": "int8", "scale": 0.05, "zero_point": -3}
     tensors = (
         Tensor("x", (6, 6, 3), "float32"),
@@ -51,6 +59,14 @@ def small_model(bits: tuple[int, int, int] = (3, 5, 2)) -> IntegerModel:
         Tensor("sum", (6, 6, 18), **int8),
         Tensor("small", (3, 3, 18), **int8),
         Tensor("mean", (1, 1, 18), **int8),
+        Tensor("tokens", (9, 18), **int8),
+        Tensor("turned", (18, 9), **int8),
+        Tensor("products", (9, 9), **int8),
+        Tensor("shares", (9, 9), **int8),
+        Tensor("token", (1, 9), **int8),
+        Tensor("joined", (10, 9), **int8),
+        Tensor("normal", (10, 9), **int8),
+        Tensor("cut", (8, 9), **int8),
         Tensor("flat", (18,), **int8),
         Tensor("scores", (10,), **int8),
         Tensor("y", (10,), "float32"),
@@ -78,6 +94,14 @@ def small_model(bits: tuple[int, int, int] = (3, 5, 2)) -> IntegerModel:
         Multiply("multiply", ("c1", "c3"), "c4", "block", clamp=(-100, 100)),
         Add("add", ("c4", "c2"), "sum", "block", clamp=(-3, 127)),
         MaxPool("max_pool", ("sum",), "small", "pool"),
+        Reshape("reshape", ("small",), "tokens", "attention"),
+        Transpose("transpose", ("tokens",), "turned", "attention", (1, 0)),
+        MatMul("matmul", ("tokens", "turned"), "products", "attention", 0.125, (-100, 127)),
+        Softmax("softmax", ("products",), "shares", "attention", np.arange(256, 0, -1, dtype=np.int32)),
+        Constant("token", (), "token", "", np.arange(9, dtype=np.int8).reshape(1, 9)),
+        Concat("concat", ("token", "shares"), "joined", "", 0),
+        LayerNorm("norm", ("joined",), "normal", "norm", np.ones(9, np.float32), np.zeros(9, np.float32), 1e-3),
+        Slice("slice", ("normal",), "cut", "", 0, 1, 9),
         AveragePool("pool", ("small",), "mean", "mean"),
         Flatten("flatten", ("mean",), "flat", "flatten"),
         Linear("linear", ("flat",), "scores", "linear", weight((10, 18), bits[2], 3), bias(10)),
@@ -128,7 +152,7 @@ def test_a_loaded_model_is_the_one_that_was_saved(bits, tmp_path_factory):
 def test_every_array_lies_at_a_64_byte_boundary_and_inside_the_file(saved):
     placed = IntegerModel.load(saved).placed
     size = (saved / WEIGHTS_FILE).stat().st_size
-    assert len(placed) == 9
+    assert len(placed) == 3 * 3 + len(("table", "codes", "gamma", "beta"))
     for stored in placed.values():
         assert stored.offset % ALIGNMENT == 0
         assert stored.offset + stored.size <= size
@@ -204,3 +228,9 @@ def test_json_that_is_no_model_is_refused(saved, content):
     (saved / GRAPH_FILE).write_text(content)
     with pytest.raises(BundleError, match="not an integer model"):
         IntegerModel.load(saved)
+
+
+def test_parameter_bytes_are_all_of_the_file_but_the_packed_weights_and_the_gaps(saved):
+    model = IntegerModel.load(saved)
+    packed = sum(stored.size for name, stored in model.placed.items() if name.endswith(".packed"))
+    assert model.parameter_bytes == sum(stored.size for stored in model.placed.values()) - packed

@@ -9,19 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtimes
+from export.elementwise import exponentials
 from msq.errors import BundleError
 from msq.integer_model import (
     Add,
     AveragePool,
+    Concat,
+    Constant,
     Conv2d,
     Dequantize,
     Flatten,
     IntegerModel,
+    LayerNorm,
     Linear,
+    MatMul,
     MaxPool,
     Node,
     Quantize,
+    Reshape,
+    Slice,
+    Softmax,
     Tensor,
+    Transpose,
     Weight,
 )
 from runtimes.reference import BATCH, ReferenceSession
@@ -159,6 +168,114 @@ def test_max_pool_equals_torch(seed, kernel, stride, data):
     node = MaxPool("pool", ("x",), "y", "", (kernel, kernel), (stride, stride), (padding,) * 4)
     found = run([node], [int8("x", x.shape[1:]), int8("y", expected.shape[1:])], x)["y"]
     np.testing.assert_array_equal(found, expected)
+
+
+def real(codes: np.ndarray, grid: Tensor) -> torch.Tensor:
+    return (torch.from_numpy(codes.astype(np.float64)) - grid.zero_point) * grid.scale
+
+
+def codes_apart(found: np.ndarray, expected: torch.Tensor, grid: Tensor, clamp: tuple[int, int]) -> float:
+    """Return how far codes lie from the real codes of what torch computes."""
+    return float(np.abs(found - np.clip((expected / grid.scale + grid.zero_point).numpy(), *clamp)).max())
+
+
+grids = st.tuples(st.floats(0.01, 0.2), st.integers(-128, 127))
+clamps = st.tuples(st.integers(-128, 0), st.integers(1, 127))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    leading=st.lists(st.integers(1, 3), max_size=2),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 300), st.integers(1, 9)),
+    grids=st.tuples(grids, grids, grids),
+    factor=st.floats(0.05, 1),
+    clamp=clamps,
+)
+def test_product_of_activations_is_torchs_within_half_a_code(seed, leading, sizes, grids, factor, clamp):
+    rng, (m, k, n) = np.random.default_rng(seed), sizes
+    p, q = int8("p", (*leading, m, k), *grids[0]), int8("q", (*leading, k, n), *grids[1])
+    y = int8("y", (*leading, m, n), grids[2][0] * k, grids[2][1])
+    x, other = random_codes(rng, 2, *p.shape), random_codes(rng, *q.shape)
+    nodes = [Constant("c", (), "q", "", other), MatMul("product", ("p", "q"), "y", "", factor, clamp)]
+    found = run(nodes, [p, q, y], x)["y"]
+    product = torch.matmul(real(x, p), real(other, q)) * factor
+    assert codes_apart(found, product, y, clamp) <= 0.5 + 1e-3
+
+
+def test_products_beyond_float32_stay_exact():
+    x = np.full((1, 1, 4001), 127, np.int8)
+    x[..., 0] = 126
+    y = int8("y", (1, 1), 2.0**20)
+    right = Constant("c", (), "q", "", np.full((4001, 1), 127, np.int8))
+    found = run(
+        [right, MatMul("m", ("p", "q"), "y", "", 1.0)],
+        [int8("p", (1, 4001), 1, -128), int8("q", (4001, 1), 1, -128), y],
+        x,
+    )
+    sums = 255 * 255 * 4001 - 255
+    assert found["y"].item() == min(np.rint(np.float32(sums) / np.float32(2**20)), 127)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 600)),
+    grid=grids,
+    narrow=st.integers(1, 255),
+    bits=st.integers(2, 8),
+)
+def test_softmax_is_torchs_within_one_code(seed, shape, grid, narrow, bits):
+    codes = np.random.default_rng(seed).integers(-128, narrow - 127, (2, *shape)).astype(np.int8)
+    x, y, clamp = int8("x", shape, *grid), int8("y", shape, 1 / (2**bits - 1), -128), (-128, 2**bits - 129)
+    node = Softmax("softmax", ("x",), "y", "", exponentials(x.scale, shape[-1]), clamp)
+    found = run([node], [x, y], codes)["y"]
+    assert codes_apart(found, torch.softmax(real(codes, x), -1), y, clamp) <= 0.51
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.lists(st.integers(1, 4), max_size=2).flatmap(
+        lambda leading: st.integers(1, 800).map(lambda features: (*leading, features))
+    ),
+    spread=st.integers(0, 127),
+    grids=st.tuples(grids, grids),
+    clamp=clamps,
+)
+def test_layer_norm_is_torchs_within_one_code(seed, shape, spread, grids, clamp):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-spread, spread + 1, (2, *shape)).astype(np.int8)
+    x, y, n = int8("x", shape, *grids[0]), int8("y", shape, *grids[1]), shape[-1]
+    gamma, beta = rng.normal(0, 1, n).astype(np.float32), rng.normal(0, 1, n).astype(np.float32)
+    epsilon = float(np.float32(n * n * 1e-6 / x.scale**2))
+    found = run([LayerNorm("norm", ("x",), "y", "", gamma, beta, epsilon, clamp)], [x, y], codes)["y"]
+    weights = [torch.from_numpy(array.astype(np.float64)) for array in (gamma, beta)]
+    wanted = torch.nn.functional.layer_norm(real(codes, x), (n,), *weights, eps=1e-6)
+    assert codes_apart(found, wanted, y, clamp) <= 0.51
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.lists(st.integers(1, 5), min_size=2, max_size=4), data=st.data())
+def test_codes_are_moved_as_torch_moves_them(seed, shape, data):
+    codes = random_codes(np.random.default_rng(seed), 2, *shape)
+    axes = data.draw(st.permutations(range(len(shape))))
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    start = data.draw(st.integers(0, shape[axis] - 1))
+    x = int8("x", tuple(shape))
+    moved = torch.from_numpy(codes).permute(0, *(axis + 1 for axis in axes)).contiguous()
+    cut = torch.from_numpy(codes).narrow(axis + 1, start, shape[axis] - start)
+    both = torch.cat([cut, torch.from_numpy(codes)], axis + 1)
+    tensors = [int8("moved", tuple(moved.shape[1:])), int8("flat", (codes[0].size,)), int8("cut", tuple(cut.shape[1:]))]
+    nodes = [
+        Transpose("transpose", ("x",), "moved", "", tuple(axes)),
+        Reshape("reshape", ("moved",), "flat", ""),
+        Slice("slice", ("x",), "cut", "", axis, start, shape[axis]),
+        Concat("concat", ("cut", "x"), "both", "", axis),
+    ]
+    found = run(nodes, [x, *tensors, int8("both", tuple(both.shape[1:]))], codes)
+    for name, wanted in (("moved", moved), ("flat", moved.reshape(2, -1)), ("cut", cut), ("both", both)):
+        np.testing.assert_array_equal(found[name], wanted.numpy())
 
 
 def test_quantize_rounds_half_to_even_and_clamps():

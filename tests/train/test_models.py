@@ -100,6 +100,29 @@ def test_the_deeper_ones_have_the_size_of_the_paper_and_convolution_shortcuts(na
     assert abs(parameters(build(name)) - shortcuts - paper) < 6_000
 
 
+def test_deit_tiny_has_the_parameters_of_timms_deit_tiny_patch16_224():
+    model = build("deit-tiny", 224, 224, 3, 1000)
+    assert parameters(model) == 5_717_416
+    names = {name for name, _ in model.named_parameters()}
+    modules = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+    paths = ["patch_embed.proj", "norm", "head", *(f"blocks.{index}.{name}" for index in range(12) for name in modules)]
+    assert names == {"cls_token", "pos_embed", *(f"{path}.{name}" for path in paths for name in ("weight", "bias"))}
+
+
+def test_attention_is_torchs_multi_head_attention():
+    torch.manual_seed(0)
+    attention = build("deit-tiny").blocks[0].attn
+    torchs = nn.MultiheadAttention(192, 3, batch_first=True)
+    torchs.load_state_dict(
+        {
+            "in_proj_weight": attention.qkv.weight, "in_proj_bias": attention.qkv.bias,
+            "out_proj.weight": attention.proj.weight, "out_proj.bias": attention.proj.bias,
+        }
+    )  # fmt: skip
+    tokens = torch.randn(2, 17, 192)
+    torch.testing.assert_close(attention(tokens), torchs(tokens, tokens, tokens)[0])
+
+
 def test_the_width_scales_every_stage():
     module = models.model("resnet8")
     spec = InputSpec(height=32, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)

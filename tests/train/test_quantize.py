@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from msq.checkpoint import InputSpec
 from msq.errors import TrainingError
+from msq.recipe import Budget
+from train import models
 from train.activation_quantizer import ActivationQuantizer
+from train.bit_pruner import BitPruner, PruningRule
 from train.quantize import quantize
 from train.weight_quantizer import WeightQuantizer
 
@@ -105,6 +109,57 @@ def test_of_a_block_and_its_projection_only_one_may_be_removed() -> None:
             return self.main(x) + self.shortcut(x)
 
     assert {site.name for site in quantize(Projected()).sites if site.removable} == {"main"}
+
+
+def transformer(depth: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    spec = InputSpec(height=16, width=16, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    module = models.model("deit-tiny")
+    return module.build(module.Options(depth=depth), spec, 5)
+
+
+def test_a_transformer_is_rounded_where_a_device_keeps_int8() -> None:
+    model = quantize(transformer())
+    rounded = [
+        node.args[0].name
+        for node in model.graph.graph.nodes
+        if node.op == "call_module" and isinstance(model.graph.get_submodule(node.target), ActivationQuantizer)
+    ]
+    assert rounded == [
+        "x", "patch_embed_proj", "cat", "add", "blocks_0_norm1", "blocks_0_attn_qkv", "mul", "blocks_0_attn_softmax",
+        "matmul_1", "blocks_0_attn_proj", "add_1", "blocks_0_norm2", "blocks_0_mlp_fc1", "blocks_0_mlp_act",
+        "blocks_0_mlp_fc2", "add_2", "norm", "head",
+    ]  # fmt: skip
+
+
+def test_the_layers_that_end_a_block_of_a_transformer_may_be_removed() -> None:
+    removable = {site.name for site in quantize(transformer(2)).sites if site.removable}
+    assert removable == {f"blocks.{index}.{name}" for index in range(2) for name in ("attn.proj", "mlp.fc2")}
+
+
+def test_calibration_leaves_ranges_that_are_known_beforehand() -> None:
+    model = quantize(transformer(), input_range=(-2.5, 2.5))
+    with torch.no_grad(), model.activations("calibrate"):
+        model(torch.randn(4, 3, 16, 16))
+    softmax = model.graph.get_submodule("blocks_0_attn_softmax_quantizer")
+    assert (softmax.low, softmax.zero_point, softmax.high) == (-128, -128, 127)
+    assert float(softmax.scale) == pytest.approx(1 / 255)
+    assert float(model.graph.get_submodule("x_quantizer").scale) == pytest.approx(5 / 255)
+
+
+def test_pruning_knows_the_curvature_of_a_transformer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an operator has no second derivative")
+
+    monkeypatch.setattr("train.hessian._by_differences", refuse)
+    model = quantize(transformer())
+    with torch.no_grad(), model.activations("calibrate"):
+        model(torch.randn(4, 3, 16, 16))
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
+    pruner = BitPruner(model, PruningRule(), Budget(average_bits=4))
+    pruner.prune(lambda: nn.functional.cross_entropy(model(images), labels), torch.Generator().manual_seed(0))
+    assert all(pruner.trace[site.name] != 0 for site in model.sites)
+    assert model.average_bits <= 4
 
 
 def test_activation_gradient_is_lsqs() -> None:
