@@ -45,6 +45,7 @@ class Assembly:
         self._path = folder / TENSORS_FILE
         self._tensors: dict[str, Tensor] = {}
         self._nodes: list[Node] = []
+        self._constants: dict[tuple[str, bool, int], Quantized] = {}
 
     def image(self, shape: tuple[int, ...]) -> Pending:
         """Add the model's float32 input; shape is torch's, without the batch. A map becomes channels last."""
@@ -127,6 +128,9 @@ class Assembly:
         Raises:
             LoweringError: it has more dimensions, differs between the images of a batch, or is not finite.
         """
+        key = (value.name, channels_last, rank)
+        if key in self._constants:
+            return self._constants[key]
         array = value.array.astype(np.float64)
         array = array.reshape((1,) * (rank + 1 - array.ndim) + array.shape)
         largest = float(np.abs(array).max(initial=0))
@@ -137,12 +141,12 @@ class Assembly:
             )
         array = np.moveaxis(array[0], 0, -1) if channels_last else array[0]
         grid = Grid(float(np.float32(largest / 127 or 1.0)), 0, -128, 127)
-        if f"{value.name}.out" in self._tensors:
-            raise LoweringError(f"{module or 'model'}: the parameter {value.name} is an operand twice")
-        out = self._add_tensor(value.name, array.shape, grid)
+        name = value.name + ".again" * sum(known[0] == value.name for known in self._constants)
+        out = self._add_tensor(name, array.shape, grid)
         codes = np.clip(np.rint(array / grid.scale), grid.low, grid.high).astype(np.int8)
-        self._nodes.append(ConstantNode(value.name, (), out.name, module, codes))
-        return Quantized(out, grid, channels_last=channels_last)
+        self._nodes.append(ConstantNode(name, (), out.name, module, codes))
+        self._constants[key] = Quantized(out, grid, channels_last=channels_last)
+        return self._constants[key]
 
     def arranged(self, source: Quantized, *, channels_last: bool) -> Quantized:
         """Return a tensor with torch's first dimension last, or with all in torch's order; one of rank 1 is both."""

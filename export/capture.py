@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from export.assembly import Assembly
 from export.call import Call
-from export.converters import CONVERTERS
+from export.converters import CONVERTERS, identity
 from export.values import Constant, Ignored, Value
 from msq.checkpoint import PROGRAM_FILE, Checkpoint
 from msq.errors import BundleError, LoweringError
@@ -87,12 +87,24 @@ def _convert(node: fx.Node, values: dict[fx.Node, Value], assembly: Assembly) ->
     is_aten = isinstance(node.target, torch._ops.OpOverload)
     operator = str(node.target) if is_aten else getattr(node.target, "__name__", str(node.target))
     converter = CONVERTERS.get(operator)
+    if is_aten and converter is not identity and (folded := _of_parameters(node, values)) is not None:
+        return folded
     if converter is None:
         raise LoweringError(
             f"{_module(node) or 'model'}: operator {operator} ({node.name}) cannot be lowered",
             hint=f"what can be: {', '.join(CONVERTERS)}",
         )
     return converter(assembly, Call(operator, node.name, _module(node), _arguments(node, values), _shape(node)))
+
+
+def _of_parameters(node: fx.Node, values: dict[fx.Node, Value]) -> Constant | None:
+    """Return the result of a call that takes parameters only, None of any other: it is computed once, here."""
+    operands = {source: value for source in node.all_input_nodes if isinstance(value := values[source], Constant)}
+    if not operands or len(operands) < len(node.all_input_nodes):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: torch.from_numpy(operands[source].array))
+    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    return Constant(node.name, result.contiguous().numpy()) if isinstance(result, torch.Tensor) else None
 
 
 def _arguments(node: fx.Node, values: dict[fx.Node, Value]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from export.values import Constant, Grid, Pending, Quantized, Value
 from msq.checkpoint import Site
 
 
-def _identity(assembly: Assembly, call: Call) -> Value:
+def identity(assembly: Assembly, call: Call) -> Value:
+    """Return the first argument as it is."""
     value: Value = next(iter(call.arguments.values()))
     return value
 
@@ -23,13 +24,13 @@ def _identity(assembly: Assembly, call: Call) -> Value:
 def _dropout(assembly: Assembly, call: Call) -> Value:
     if call.arguments["train"]:
         raise call.refusal("it is in training mode", "export the model in eval mode")
-    return _identity(assembly, call)
+    return identity(assembly, call)
 
 
 def _getitem(assembly: Assembly, call: Call) -> Value:
     if call.arguments["index"] != 0:
         raise call.refusal("only an operator's first result can be lowered")
-    return _identity(assembly, call)
+    return identity(assembly, call)
 
 
 def _fake_quantize(assembly: Assembly, call: Call) -> Value:
@@ -259,7 +260,7 @@ def _max_pool(assembly: Assembly, call: Call) -> Value:
 
 
 def _reshape(assembly: Assembly, call: Call) -> Value:
-    value = _identity(assembly, call)
+    value = identity(assembly, call)
     if not isinstance(value, Quantized | Pending):
         raise call.refusal("only activations can be reshaped")
     if call.shape == value.sizes:
@@ -320,9 +321,9 @@ CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
     "aten.unsqueeze.default": _reshape,
     **tokens.CONVERTERS,
     "aten.dropout.default": _dropout,
-    "aten.alias.default": _identity,
-    "aten.clone.default": _identity,
-    "aten.contiguous.default": _identity,
-    "aten.detach.default": _identity,
-    "aten.detach_.default": _identity,
+    "aten.alias.default": identity,
+    "aten.clone.default": identity,
+    "aten.contiguous.default": identity,
+    "aten.detach.default": identity,
+    "aten.detach_.default": identity,
 }

@@ -3,6 +3,7 @@ ways in which tokens are cut, turned and joined."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from export.values import Constant, Pending, Quantized, Value
 LARGEST_SUM = 1 << 31
 LARGEST_PRODUCT = 255 * 255
 """|p − z_p| · |q − z_q| of int8 codes."""
+WHOLE = (1 << 63) - 1
+"""Where torch ends a slice that goes to the end."""
 MOST_FEATURES = 1 << 16
 """Of a layer norm: its sums of squared codes and n-fold codes then stay within int32."""
 
@@ -70,7 +73,8 @@ def _permute(assembly: Assembly, call: Call) -> Value:
 def _transpose(assembly: Assembly, call: Call) -> Value:
     source = in_order(assembly, call, keep_layout=True)
     dims = list(range(len(source.shape) + 1))
-    one, other = (call.arguments[name] % len(dims) for name in ("dim0", "dim1"))
+    # mT, the transposition of matrices, says no dimensions.
+    one, other = (call.arguments.get(name, last) % len(dims) for name, last in (("dim0", -2), ("dim1", -1)))
     dims[one], dims[other] = dims[other], dims[one]
     return _permuted(assembly, call, source, dims)
 
@@ -92,15 +96,15 @@ def _select(assembly: Assembly, call: Call) -> Value:
 
 
 def _slice(assembly: Assembly, call: Call) -> Value:
-    source = call.quantized()
-    if call.shape == source.sizes:
-        return source  # of the whole dimension; were it of the batch, its size would be known nowhere
+    start, stop, step = (call.arguments[name] for name in ("start", "end", "step"))
+    if step != 1:
+        raise call.refusal("only a step of 1 can be lowered")
+    if start in (0, None) and stop in (WHOLE, None):
+        return call.quantized()
     source = in_order(assembly, call)
     axis = _axis(call, source)
-    if call.arguments["step"] != 1:
-        raise call.refusal("only a step of 1 can be lowered")
-    start, stop, _ = slice(call.arguments["start"], call.arguments["end"]).indices(source.shape[axis])
-    return assembly.slice(call.name, call.module, source, axis, start, stop)
+    first, behind, _ = slice(start, stop).indices(source.shape[axis])
+    return assembly.slice(call.name, call.module, source, axis, first, behind)
 
 
 def _axis(call: Call, source: Quantized) -> int:
@@ -111,13 +115,12 @@ def _axis(call: Call, source: Quantized) -> int:
 
 
 def _concat(assembly: Assembly, call: Call) -> Value:
-    values, rank = call.arguments["tensors"], len(call.shape)
-    calls = [Call(call.operator, call.name, call.module, {"self": value}, call.shape) for value in values]
+    rank = len(call.shape)
     operands = [
         assembly.constant(value, call.module, channels_last=False, rank=rank)
         if isinstance(value, Constant)
-        else in_order(assembly, part, keep_layout=True)
-        for value, part in zip(values, calls, strict=True)
+        else in_order(assembly, replace(call, arguments={"self": value}), keep_layout=True)
+        for value in call.arguments["tensors"]
     ]
     axis, maps = call.arguments["dim"] % (rank + 1) - 1, all(operand.channels_last for operand in operands)
     if axis < 0:
@@ -151,6 +154,7 @@ CONVERTERS: dict[str, Callable[[Assembly, Call], Value]] = {
     "aten.native_layer_norm.default": _layer_norm,
     "aten.permute.default": _permute,
     "aten.transpose.int": _transpose,
+    "aten.mT.default": _transpose,
     "aten.select.int": _select,
     "aten.slice.Tensor": _slice,
     "aten.cat.default": _concat,

@@ -138,6 +138,31 @@ class MapNet(nn.Module):
         return self.classifier(self.conv(self.image(x)))
 
 
+class TokenNet(nn.Module):
+    """Patches as tokens, a class token, positions, and attention in the spellings that are usual beside DeiT's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.patches, self.joined, self.placed = (signed() for _ in range(4))
+        self.proj = nn.Conv2d(CHANNELS, 12, 3, 3)
+        self.token, self.positions = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(17, 12) / 2)
+        self.norm, self.normal = nn.LayerNorm(12), signed()
+        self.q, self.k, self.v = (nn.Sequential(nn.Linear(12, 12), signed()) for _ in range(3))
+        self.products, self.shares, self.mixed = signed(), FakeQuantize(), signed()
+        self.gain, self.scaled, self.halved = nn.Parameter(torch.rand(12)), signed(), signed()
+        self.act, self.active = nn.GELU(), signed()
+        self.classifier = nn.Sequential(nn.Linear(12, CLASSES), signed())
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(self.proj(self.image(x))).permute(0, 2, 3, 1).flatten(1, 2)
+        joined = self.joined(torch.cat((self.token.expand(x.shape[0], 1, 12), patches), dim=-2))
+        normal = self.normal(self.norm(self.placed(joined + self.positions)))
+        q, k, v = (part(normal).reshape(-1, 17, 2, 6).transpose(1, 2) for part in (self.q, self.k, self.v))
+        shares = self.shares(nn.functional.softmax(self.products((q @ k.mT) / 6**0.5), 3))
+        mixed = self.scaled(self.mixed(shares @ v).transpose(1, 2).flatten(2) * self.gain)
+        return self.classifier(self.active(self.act(self.halved(mixed * 0.5))))[:, 0]
+
+
 def grid(bits: int) -> tuple[int, int]:
     """Return a and z of a width: two's complement at 8 bits, else the symmetric grid without zero."""
     return (1, 128) if bits == 8 else (2, 2**bits - 1)
@@ -239,6 +264,7 @@ def nets() -> SimpleNamespace:
         Residual=ResidualNet,
         Flattening=FlatteningNet,
         Map=MapNet,
+        Tokens=TokenNet,
         FakeQuantize=FakeQuantize,
         signed=signed,
         MEAN=MEAN,

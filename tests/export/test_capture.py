@@ -53,6 +53,64 @@ def test_residual_net_equals_torch_within_1_lsb_when_torch_rounds_its_operands(n
     assert steps_apart(model, simulated, ReferenceSession(model).run(images)) <= 1
 
 
+def test_attention_equals_torch_within_1_lsb(nets, make_checkpoint):
+    torch.manual_seed(3)
+    folder = make_checkpoint(nets.Tokens(), (8,))
+    model, images = captured(folder), images_of(folder)
+    trained = run_program(folder, Checkpoint.open(folder), images)
+    assert len(np.unique(trained)) > 10
+    assert steps_apart(model, trained, ReferenceSession(model).run(images)) <= 1
+
+
+class OnTokens(nn.Module):
+    """A function of the tokens that an image's pixels are, between two fake-quantizations."""
+
+    def __init__(self, nets, function) -> None:
+        super().__init__()
+        self.image, self.conv = nets.signed(), nn.Sequential(nn.Conv2d(3, 6, 3, 3), nets.signed())
+        self.function, self.result = function, nets.signed()
+        self.parameter = nn.Parameter(torch.randn(16, 6))
+
+    def forward(self, x):
+        return self.result(self.function(self, self.conv(self.image(x))))
+
+
+def tokens(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+MEANT = {
+    "positions": lambda net, x: tokens(x) + net.parameter,
+    "positions as a map": lambda net, x: x + net.parameter.t().reshape(6, 4, 4),
+    "a gain": lambda net, x: tokens(x) * net.parameter[:1],
+    "one parameter twice": lambda net, x: torch.cat([tokens(x), net.parameter.expand(x.shape[0], -1, -1)] * 2, 1),
+    "tokens": lambda net, x: tokens(x) + x.permute(0, 2, 3, 1).flatten(1, 2),
+    "a map again": lambda net, x: torch.max_pool2d(tokens(x).transpose(1, 2).unflatten(2, (4, 4)), 2) * 2.0,
+    "columns": lambda net, x: torch.softmax(x.flatten(2), -1),
+    "maps joined": lambda net, x: torch.cat([x, torch.max_pool2d(x, 3, 1, 1)], 1),
+    "tokens joined": lambda net, x: torch.cat([tokens(x), tokens(x)[:, 3:5]], 1),
+    "normal maps": lambda net, x: nn.functional.layer_norm(x.permute(0, 2, 3, 1), (6,)),
+    "covariance": lambda net, x: torch.matmul(x.flatten(2), tokens(x)) / 16,
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_tokens_and_maps_mean_what_they_mean_in_torch(nets, make_checkpoint, name: str):
+    folder = make_checkpoint(OnTokens(nets, MEANT[name]), (8,))
+    model, images = captured(folder), images_of(folder)
+    trained = run_program(folder, Checkpoint.open(folder), images)
+    found = ReferenceSession(model).run(images)
+    if name != "normal maps" and trained.ndim == 4:
+        trained = trained.transpose(0, 2, 3, 1)  # a map is channels last in the integer model
+    assert found.shape == trained.shape
+    assert steps_apart(model, trained, found) <= 2
+
+
+def test_patches_become_tokens_without_being_moved(nets, make_checkpoint):
+    model = captured(make_checkpoint(OnTokens(nets, MEANT["tokens"]), (8,)))
+    assert [node.kind for node in model.nodes] == ["quantize", "conv2d", "reshape", "reshape", "add", "dequantize"]
+
+
 def test_negative_gains_become_negative_scales(residual_checkpoint: Path):
     scales = np.concatenate([node.weight.scale for node in captured(residual_checkpoint).weighted()])
     assert (scales < 0).any()
@@ -149,6 +207,25 @@ def test_a_partial_average_is_refused_by_module_path(nets, make_checkpoint):
     net.conv.append(nn.AdaptiveAvgPool2d(3))
     net.conv.append(nets.signed())
     assert str(refused(make_checkpoint(net))).startswith("conv.3: aten.adaptive_avg_pool2d.default")
+
+
+REFUSED = {
+    "the batch": lambda net, x: tokens(x).transpose(0, 1),
+    "joins batches": lambda net, x: torch.cat([x, x]),
+    "cuts the batch": lambda net, x: tokens(x)[:1],
+    "step of 1": lambda net, x: tokens(x)[:, ::2],
+    "last dimension": lambda net, x: torch.softmax(tokens(x), 1),
+    "layer norm over the last dimension": lambda net, x: nn.functional.layer_norm(tokens(x), (16, 6)),
+    "division by a number": lambda net, x: tokens(x) / net.parameter,
+    "without a fake-quantization": lambda net, x: torch.matmul(torch.matmul(tokens(x), x.flatten(2)), tokens(x)),
+    "scaled_dot_product_attention": lambda net, x: nn.functional.scaled_dot_product_attention(*[tokens(x)] * 3),
+    "cannot be an operand": lambda net, x: tokens(x) + net.parameter / 0,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_cannot_be_done_to_tokens_is_refused_with_its_reason(nets, make_checkpoint, reason: str):
+    assert reason in str(refused(make_checkpoint(OnTokens(nets, REFUSED[reason]), (8,))))
 
 
 def test_a_layer_that_is_not_quantized_is_refused_by_its_path(nets, make_checkpoint):

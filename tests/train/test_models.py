@@ -103,20 +103,10 @@ def test_the_deeper_ones_have_the_size_of_the_paper_and_convolution_shortcuts(na
 def test_deit_tiny_has_the_parameters_of_timms_deit_tiny_patch16_224():
     model = build("deit-tiny", 224, 224, 3, 1000)
     assert parameters(model) == 5_717_416
-    names = [name for name, _ in model.named_parameters()]
-    outside = {name for name in names if not name.startswith("blocks.")}
-    parts = {name.split(".", 2)[2] for name in names if name.startswith("blocks.")}
-    both = ("weight", "bias")
-    assert outside == {
-        "cls_token", "pos_embed",
-        *(f"{module}.{name}" for module in ("patch_embed.proj", "norm", "head") for name in both),
-    }  # fmt: skip
-    assert parts == {
-        f"{module}.{name}"
-        for module in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-        for name in both
-    }
-    assert {name.split(".")[1] for name in names if name.startswith("blocks.")} == {str(index) for index in range(12)}
+    names = {name for name, _ in model.named_parameters()}
+    modules = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+    paths = ["patch_embed.proj", "norm", "head", *(f"blocks.{index}.{name}" for index in range(12) for name in modules)]
+    assert names == {"cls_token", "pos_embed", *(f"{path}.{name}" for path in paths for name in ("weight", "bias"))}
 
 
 def test_attention_is_torchs_multi_head_attention():

@@ -182,6 +182,16 @@ def test_an_lsq_step_gets_the_papers_gradient() -> None:
     torch.testing.assert_close(quantizer.step.grad, inside.sum(1) / (20 * 3) ** 0.5)
 
 
+@given(seed=st.integers(0, 2**16), bits=st.integers(2, 8))
+def test_an_lsq_weight_half_way_between_two_codes_is_stored_as_it_is_used(seed: int, bits: int) -> None:
+    quantizer = lsq.LsqQuantizer(torch.randn(8, 40, generator=torch.Generator().manual_seed(seed)), bits)
+    rows = quantizer.step.detach().reshape(8, 1)
+    weight = (torch.arange(40) - 19.5) * rows
+    codes, scale = quantizer.codes(weight)
+    stored = (codes.float() - quantizer.grid.z) * scale.reshape(8, 1)
+    assert ((quantizer(weight) - stored).abs() < 1e-3 * rows).all()
+
+
 def brute_force(harm: np.ndarray[Any, Any], size: np.ndarray[Any, Any], limit: float) -> float:
     rows = range(len(harm))
     choices = itertools.product(range(harm.shape[1]), repeat=len(harm))

@@ -2,7 +2,7 @@
 
 To add one, add a file here; recipes then name it by its file name. The model takes float32 (n, channels, height,
 width) and returns logits (n, classes), and torch.fx can trace it: no Python branch on a tensor's values, and
-convolutions, batch norms and activations are modules, each used in one place.
+convolutions, linear layers, norms and activations are modules, each used in one place. Attention is written out.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
