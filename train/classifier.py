@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from msq.checkpoint import EpochRecord
 from msq.errors import TrainingError
-from train.data.loader import BatchLoader
+from train.data.dataset import Batches
 from train.quantize import QuantizedModel
 from train.schedule import Phase
 
@@ -39,7 +39,7 @@ class Classifier(L.LightningModule):
         self,
         net: nn.Module,
         phase: Phase,
-        loader: BatchLoader,
+        loader: Batches,
         seed: int,
         say: Callable[[EpochRecord, float], None],
         teacher: nn.Module | None = None,
@@ -127,7 +127,7 @@ class Classifier(L.LightningModule):
         self.seconds = checkpoint["seconds"]
 
 
-def count_correct(net: nn.Module, loader: BatchLoader) -> int:
+def count_correct(net: nn.Module, loader: Batches) -> int:
     """Return how many images of the loader the net, in eval mode and float32 arithmetic, gets right."""
     was_training = net.training
     net.eval()

@@ -18,7 +18,6 @@ from msq.checkpoint import EpochRecord
 from msq.recipe import Recipe
 from train.classifier import Classifier
 from train.data.dataset import Dataset
-from train.data.loader import BatchLoader
 from train.schedule import Phase
 
 # Lightning greets, advertises and, under this release of torch, deprecates; its warnings proper still show.
@@ -75,7 +74,7 @@ def run_phase(
         net.load_state_dict(torch.load(folder / _WEIGHTS, weights_only=True))
         return PhaseResult.read(folder / _RESULT)
     rank, processes = rank_of_this_process(), recipe.devices * recipe.nodes
-    loader = BatchLoader.training(data, batch_size, seed=recipe.seed, rank=rank, world_size=processes)
+    loader = data.training(batch_size, seed=recipe.seed, rank=rank, world_size=processes)
 
     def say(record: EpochRecord, seconds: float) -> None:
         if rank == 0:
@@ -93,7 +92,7 @@ def run_phase(
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         precision=recipe.precision,
-        # Every rank draws its own shard (BatchLoader), so Lightning must not wrap the loader.
+        # Every rank draws its own shard (train.data.order), so Lightning must not wrap the loader.
         use_distributed_sampler=False,
         deterministic="warn",
         logger=False,
