@@ -13,7 +13,7 @@ and tells {{ m.labels | length }} classes apart: {{ m.labels | join(", ") }}.
 
 ## Accuracy
 
-Measured in training, over the whole test set ({{ m.data.test }} images).
+Measured in training, over the test set ({{ m.data.test }} images).
 
 | net | top-1 | correct | of |
 |---|---|---|---|

@@ -108,7 +108,11 @@ class PhaseRecord(Strict):
 
 
 class DataId(Strict):
-    """Which data a model was trained and tested on: the digest is over the decoded images and labels."""
+    """Which data a model was trained and tested on.
+
+    The digest is over the decoded images and labels or, of data too large to be decoded at once, over the names and
+    sizes of the files.
+    """
 
     name: str
     sha256: str

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from msq.checkpoint import EpochRecord
-from train.data.loader import BatchLoader
+from train.data.dataset import Batches
 from train.quantize import QuantizedModel
 from train.run_log import RunLog
 from train.schedule import Phase
@@ -38,7 +38,7 @@ class Classifier(L.LightningModule):
         self,
         net: nn.Module,
         phase: Phase,
-        loader: BatchLoader,
+        loader: Batches,
         seed: int,
         log: RunLog,
         say: Callable[[EpochRecord, float], None],
@@ -133,7 +133,7 @@ class Classifier(L.LightningModule):
         self.seconds, self._log.stretches = checkpoint["seconds"], checkpoint["stretches"]
 
 
-def count_correct(net: nn.Module, loader: BatchLoader) -> int:
+def count_correct(net: nn.Module, loader: Batches) -> int:
     """Return how many images of the loader the net, in eval mode and float32 arithmetic, gets right."""
     was_training = net.training
     net.eval()

@@ -19,7 +19,6 @@ from train import data as datasets
 from train import models, pretrained
 from train.classifier import count_correct
 from train.data.dataset import Dataset
-from train.data.loader import BatchLoader
 from train.package import write_checkpoint
 from train.quantize import QuantizedModel, quantize
 from train.schedule import Phase
@@ -27,7 +26,7 @@ from train.target import Target
 from train.trainer import PhaseResult, rank_of_this_process, run_phase
 from train.weights import load_weights
 
-CALIBRATION_BATCHES = 8
+CALIBRATION_BATCHES, CALIBRATION_BATCH = 8, 128
 TEST_BATCH = 500
 
 
@@ -61,7 +60,7 @@ def train(recipe_file: RecipeFile, out: Path, work: Path, console: Console | Non
     )
     key |= {"data_sha256": data.id().sha256, "torch": torch.__version__, "train_sha256": _sources_sha256()}
     results = _float_run(net, data, recipe, work, key, console)
-    tests = BatchLoader.testing(data, TEST_BATCH)
+    tests = data.testing(TEST_BATCH)
     n = len(data.test_labels)
     float_correct = count_correct(net, tests)
     baseline = quantize(copy.deepcopy(net), activation_bits=8, input_range=data.input.pixel_range())
@@ -115,7 +114,7 @@ def _float_run(
 
 def calibrate(model: QuantizedModel, data: Dataset, seed: int) -> None:
     """Set the activations' ranges from the first batches of the training set."""
-    loader = BatchLoader.training(data, 128, seed=seed)
+    loader = data.training(min(CALIBRATION_BATCH, len(data.train_labels)), seed=seed)
     model.eval()
     with torch.no_grad(), model.activations("calibrate"):
         for index, (images, _) in enumerate(loader):

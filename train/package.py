@@ -53,7 +53,7 @@ def write_checkpoint(
     model = copy.deepcopy(model).eval().cpu()
     with atomic_folder(out) as folder:
         (folder / IMAGES_FILE).parent.mkdir()
-        np.save(folder / IMAGES_FILE, data.test_images.numpy())
+        _write_images(data, folder / IMAGES_FILE)
         np.save(folder / LABELS_FILE, data.test_labels.numpy())
         tensors: dict[str, Tensor] = {}
         for site in model.sites:
@@ -96,6 +96,15 @@ def write_checkpoint(
         )
         checkpoint.write(folder / CHECKPOINT_FILE)
     return checkpoint
+
+
+def _write_images(data: Dataset, path: Path) -> None:
+    """Write the test images as one .npy file, piece by piece: all of them may be more than memory holds."""
+    shape = (len(data.test_labels), data.input.height, data.input.width, data.input.channels)
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for images in data.evaluation():
+            stream.write(images.contiguous().numpy().data)
 
 
 def _site(site: QuantizedSite, beta: float | None, omega: float | None) -> Site:

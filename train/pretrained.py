@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from msq import plugins
@@ -81,7 +81,7 @@ def normalised(data: Dataset, init: str | None) -> Dataset:
     if init not in PUBLISHED:
         return data
     published = PUBLISHED[init]
-    return replace(data, input=data.input.model_copy(update={"mean": published.mean, "std": published.std}))
+    return data.with_input(data.input.model_copy(update={"mean": published.mean, "std": published.std}))
 
 
 def _fetch(published: Published, path: Path) -> None:

@@ -23,7 +23,6 @@ from msq.recipe import Recipe
 from train.allocator import keep_freed_memory
 from train.classifier import Classifier
 from train.data.dataset import Dataset
-from train.data.loader import BatchLoader
 from train.run_log import LAST, RunLog
 from train.schedule import Phase
 
@@ -87,7 +86,7 @@ def run_phase(
         with _taking_up(folder / _RESULT, folder):
             return PhaseResult.read(folder / _RESULT)
     rank, processes = rank_of_this_process(), recipe.devices * recipe.nodes
-    loader = BatchLoader.training(data, batch_size, seed=recipe.seed, rank=rank, world_size=processes)
+    loader = data.training(batch_size, seed=recipe.seed, rank=rank, world_size=processes)
 
     def say(record: EpochRecord, seconds: float) -> None:
         if rank == 0:
@@ -106,7 +105,7 @@ def run_phase(
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         precision=recipe.precision,
-        # Every rank draws its own shard (BatchLoader), so Lightning must not wrap the loader.
+        # Every rank draws its own shard (train.data.order), so Lightning must not wrap the loader.
         use_distributed_sampler=False,
         deterministic="warn",
         logger=False,

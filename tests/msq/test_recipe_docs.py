@@ -44,7 +44,7 @@ def defaults(schema: type[BaseModel]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, field in schema.model_fields.items():
         default = REQUIRED if field.is_required() else OWN_SECTION if field.default_factory else field.default
-        found[field.alias or name] = default
+        found[field.alias or name] = list(default) if isinstance(default, tuple) else default
     return found
 
 
@@ -58,3 +58,12 @@ def test_every_key_is_documented_with_its_default(section):
     if section == "Top level":
         wanted["gates"] = None
     assert documented()[section] == wanted
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL))
+def test_every_recipe_on_the_page_is_one(text, tmp_path):
+    (tmp_path / "shown.yaml").write_text(text)
+    shown = recipe.RecipeFile.read(tmp_path / "shown.yaml")
+    shown.options("data", data.data_set(shown.recipe.data.name).Options)
+    shown.options("model", models.model(shown.recipe.model.name).Options)
+    shown.options("method", plugins.load("train.methods", shown.recipe.method.name, "method").Options)

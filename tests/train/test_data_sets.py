@@ -18,7 +18,7 @@ from msq.cache import cache_folder
 from msq.errors import DataError, UsageError
 from train import data
 from train.data.augment import Augmentation
-from train.data.dataset import Dataset, input_of
+from train.data.decoded import DecodedDataset, input_of
 from train.data.sets import cifar10, fashion_mnist, image_folder
 
 
@@ -38,7 +38,7 @@ def offline(cache, monkeypatch, tmp_path):
 
 
 def test_the_datasets_that_ship_are_found_by_name():
-    assert data.names() == ["cifar10", "fashion-mnist", "image-folder"]
+    assert data.names() == ["cifar10", "fashion-mnist", "image-folder", "imagenet"]
     assert data.data_set("image-folder") is image_folder
 
 
@@ -51,11 +51,11 @@ def test_an_unknown_dataset_is_refused_with_a_suggestion():
 # ---- Dataset
 
 
-def dataset(seed: int = 0) -> Dataset:
+def dataset(seed: int = 0) -> DecodedDataset:
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (6, 4, 5, 3), generator=random, dtype=torch.uint8)
     labels = torch.randint(0, 2, (6,), generator=random)
-    return Dataset("d", images, labels, images[:2], labels[:2], ("a", "b"), input_of(images), Augmentation())
+    return DecodedDataset("d", images, labels, images[:2], labels[:2], ("a", "b"), input_of(images), Augmentation())
 
 
 def test_the_identity_of_a_dataset_depends_on_every_pixel_and_label():

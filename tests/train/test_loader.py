@@ -7,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data.augment import Augmentation
-from train.data.dataset import Dataset, input_of
+from train.data.decoded import DecodedDataset, input_of
 from train.data.loader import BatchLoader
+from train.data.order import Order
 
 N = 53
 
 
-def dataset(n: int = N) -> Dataset:
+def dataset(n: int = N) -> DecodedDataset:
     """Images whose label is their index."""
     images = torch.randint(0, 256, (n, 6, 6, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.arange(n)
-    return Dataset(
+    return DecodedDataset(
         "d", images, labels, images, labels, ("a",), input_of(images), Augmentation(padding=1, flip=True, cutout=2)
     )
 
@@ -26,7 +27,7 @@ DATA = dataset()
 
 
 def training(seed: int = 0, batch_size: int = 8, **where: int) -> BatchLoader:
-    return BatchLoader.training(DATA, batch_size, seed=seed, **where)
+    return DATA.training(batch_size, seed=seed, **where)
 
 
 def labels_of(loader: BatchLoader) -> list[list[int]]:
@@ -59,7 +60,7 @@ def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
         epochs.append(labels_of(loader))
     epochs.append(labels_of(training(seed=1)))
     assert len({str(labels) for labels in epochs}) == 4
-    still = BatchLoader(DATA.train_images, DATA.train_labels, DATA.input, N, augmentation=DATA.augmentation)
+    still = BatchLoader(DATA.train_images, DATA.train_labels, DATA.input, Order(N, N), DATA.augmentation)
     first = next(iter(still))[0]
     still.set_epoch(1)
     assert not torch.equal(first, next(iter(still))[0])
@@ -101,7 +102,7 @@ def test_shards_are_disjoint_and_together_the_batches_of_one_process(batch_size,
 
 @given(batch_size=st.integers(1, 60), world_size=st.integers(1, 5))
 def test_testing_covers_every_image_once_in_order(batch_size, world_size):
-    shards = [BatchLoader.testing(DATA, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shards = [DATA.testing(batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     seen = []
     for shard in shards:
         batches = labels_of(shard)
@@ -115,21 +116,21 @@ def test_testing_covers_every_image_once_in_order(batch_size, world_size):
 
 def test_labels_stay_with_their_images():
     spec = DATA.input
-    loader = BatchLoader(DATA.train_images, DATA.train_labels, spec, 8, shuffle=True, seed=5)
-    whole = BatchLoader(DATA.train_images, DATA.train_labels, spec, N)
+    loader = BatchLoader(DATA.train_images, DATA.train_labels, spec, Order(N, 8, shuffle=True, seed=5))
+    whole = BatchLoader(DATA.train_images, DATA.train_labels, spec, Order(N, N))
     (wanted, _), *_ = whole
     for images, labels in loader:
         assert torch.equal(images, wanted[labels])
 
 
 def test_augmentation_does_not_change_labels_or_order():
-    plain = BatchLoader(DATA.train_images, DATA.train_labels, DATA.input, 8, shuffle=True, drop_last=True)
+    plain = BatchLoader(DATA.train_images, DATA.train_labels, DATA.input, Order(N, 8, shuffle=True, drop_last=True))
     assert labels_of(plain) == labels_of(training())
 
 
 def test_a_training_set_smaller_than_a_batch_is_one_batch():
     small = dataset(5)
-    assert [len(labels) for _, labels in BatchLoader.training(small, 8, seed=0)] == [5]
+    assert [len(labels) for _, labels in small.training(8, seed=0)] == [5]
 
 
 def test_the_global_generator_is_left_alone():

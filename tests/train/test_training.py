@@ -8,13 +8,28 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from msq.checkpoint import PROGRAM_FILE, TENSORS_FILE, Checkpoint
+from msq.checkpoint import IMAGES_FILE, LABELS_FILE, PROGRAM_FILE, TENSORS_FILE, Checkpoint
+from msq.recipe import RecipeFile
+from train.data import data_set
 
 NAMES = ("undisturbed", "killed")
+
+
+@pytest.fixture(params=["in memory", "streamed"])
+def recipe(request: pytest.FixtureRequest, recipe: Path) -> Path:
+    """The smallest real recipe, its images in memory or read while they are used."""
+    if request.param == "streamed":
+        wanted = yaml.safe_load(recipe.read_text())
+        options = {"size": 8, "resize": 8, "crop": 0.5, "test": "test", "test_images": 20, "workers": 1}
+        wanted["data"] = {"name": "imagenet", "path": wanted["data"]["path"], **options}
+        recipe.write_text(yaml.safe_dump(wanted))
+    return recipe
 
 
 def train(recipe: Path, name: str) -> subprocess.Popen[bytes]:
@@ -77,10 +92,19 @@ def test_a_killed_training_ends_with_the_bits_and_weights_of_an_undisturbed_one(
     )
 
 
-def test_two_processes_train_one_net_to_the_budget(recipe: Path) -> None:
+def test_two_processes_train_one_net_to_the_budget(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe.write_text(recipe.read_text() + "devices: 2\naccelerator: cpu\n")
     finish(train(recipe, "shared"))
     record = Checkpoint.open(recipe.parent / "shared" / "checkpoint")
     assert [epoch.phase for epoch in record.history] == ["float"] * 2 + ["msq"] * 4
     assert record.average_bits <= 3
     assert record.history[-1].loss < record.history[0].loss
+    # The checkpoint keeps the images that it was judged by.
+    monkeypatch.setenv("MSQ_CACHE", str(recipe.parent / "cache"))
+    file = RecipeFile.read(recipe)
+    module = data_set(file.recipe.data.name)
+    data = module.load(file.options("data", module.Options))
+    kept = np.load(recipe.parent / "shared" / "checkpoint" / IMAGES_FILE)
+    assert np.array_equal(kept, torch.cat(list(data.evaluation())).numpy())
+    assert np.array_equal(np.load(recipe.parent / "shared" / "checkpoint" / LABELS_FILE), data.test_labels.numpy())
+    assert {accuracy.n for accuracy in record.accuracy} == {len(kept)}

@@ -20,7 +20,7 @@ class DataSet(Protocol):
     Options: type[Strict]
 
     def load(self, options: Any) -> "Dataset":
-        """Return the dataset, decoded into memory. Raises DataError."""
+        """Return the dataset. Raises DataError."""
         ...
 
 

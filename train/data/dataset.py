@@ -1,53 +1,77 @@
-"""A dataset decoded into memory, and how it is identified."""
+"""What training asks of a dataset, whether it lies in memory (decoded.py) or is read from its files (stream.py)."""
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from msq.checkpoint import DataId, InputSpec
-from train.data.augment import Augmentation
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images uint8 (n, height, width, channels) and labels int64 (n,), for training and for testing."""
+class Batches(Protocol):
+    """An iterable over (images, labels): float32 (n, c, h, w), normalised, channels_last; and int64 (n,).
 
-    name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    labels: tuple[str, ...]
-    """Name of every class, by label."""
-    input: InputSpec
-    """Size of the images, and mean and standard deviation of the training images, of pixels in [0, 1]."""
-    augmentation: Augmentation
-    """What suits this dataset in training."""
+    An epoch is a function of (seed, epoch), and its batch b depends on nothing that came before it. Iterating raises
+    DataError when an image cannot be read.
+    """
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch to come, and the batch at which the next iteration (only that one) starts."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch of this process."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Dataset(Protocol):
+    """Images and their labels, for training and for testing."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of every class, by label."""
+        ...
+
+    @property
+    def input(self) -> InputSpec:
+        """Size of the images, and how they are normalised."""
+        ...
+
+    @property
+    def train_labels(self) -> Tensor:
+        """Label of every training image, int64 (n,)."""
+        ...
+
+    @property
+    def test_labels(self) -> Tensor:
+        """Label of every test image, int64 (n,)."""
+        ...
 
     def id(self) -> DataId:
-        """Return the dataset's identity: a sha256 over the decoded images and labels."""
-        digest = hashlib.sha256()
-        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return DataId(
-            name=self.name, sha256=digest.hexdigest(), train=len(self.train_labels), test=len(self.test_labels)
-        )
+        """Return the dataset's identity; what the digest is over, the implementation says."""
+        ...
 
+    def with_input(self, input: InputSpec) -> "Dataset":
+        """Return the same images, normalised in another way."""
+        ...
 
-def input_of(images: Tensor) -> InputSpec:
-    """Return the input spec of uint8 images (n, h, w, c): their size, mean and standard deviation per channel.
+    def training(self, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> Batches:
+        """Return the shuffled, augmented batches of the training set, all of one size where there are enough.
 
-    Both are exact sums over the pixel values' histogram, so they do not depend on the machine.
-    """
-    _, height, width, channels = images.shape
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in range(channels):
-        share = torch.bincount(images[..., channel].reshape(-1), minlength=256) / images[..., channel].numel()
-        average = float((share * values).sum())
-        mean.append(round(average, 4))
-        std.append(round(float((share * (values - average) ** 2).sum() ** 0.5), 4))
-    return InputSpec(height=height, width=width, channels=channels, mean=tuple(mean), std=tuple(std))
+        Args:
+            batch_size: images of a batch of this process.
+            rank, world_size: which process of how many this is; their shards are disjoint.
+        Raises:
+            DataError: the dataset cannot fill one batch and needs to.
+        """
+        ...
+
+    def testing(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Batches:
+        """Return the batches of the test set, in order, none left out."""
+        ...
+
+    def evaluation(self) -> Iterator[Tensor]:
+        """Yield the test images as the checkpoint keeps them, in the order of `test_labels`: uint8 (n, h, w, c)."""
+        ...

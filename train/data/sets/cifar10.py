@@ -22,7 +22,7 @@ from msq.cache import cache_folder
 from msq.checkpoint import InputSpec
 from msq.errors import DataError
 from train.data.augment import Augmentation
-from train.data.dataset import Dataset
+from train.data.decoded import DecodedDataset
 from train.data.fetch import fetch, verify
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -49,7 +49,7 @@ class Options(Strict):
     path: Path | None = None
 
 
-def load(options: Options) -> Dataset:
+def load(options: Options) -> DecodedDataset:
     """Return CIFAR-10.
 
     Raises:
@@ -66,7 +66,7 @@ def load(options: Options) -> Dataset:
     files = _files(path, [*TRAIN_MD5, *TEST_MD5])
     train_images, train_labels = _read(path, files, TRAIN_MD5)
     test_images, test_labels = _read(path, files, TEST_MD5)
-    return Dataset(
+    return DecodedDataset(
         name="cifar10",
         train_images=train_images,
         train_labels=train_labels,

@@ -21,7 +21,7 @@ from msq.cache import cache_folder
 from msq.checkpoint import InputSpec
 from msq.errors import DataError
 from train.data.augment import Augmentation
-from train.data.dataset import Dataset
+from train.data.decoded import DecodedDataset
 from train.data.fetch import fetch, verify
 
 PACKAGE = "dataset-fashion-mnist"
@@ -56,7 +56,7 @@ class Options(Strict):
     path: Path | None = None
 
 
-def load(options: Options) -> Dataset:
+def load(options: Options) -> DecodedDataset:
     """Return Fashion-MNIST.
 
     Raises:
@@ -68,7 +68,7 @@ def load(options: Options) -> Dataset:
             raise _missing(folder, "no such files")
         _fill(folder)
     train_images, train_labels, test_images, test_labels = (_read(folder, name) for name in FILES)
-    return Dataset(
+    return DecodedDataset(
         name="fashion-mnist",
         train_images=train_images.unsqueeze(-1),
         train_labels=train_labels.long(),

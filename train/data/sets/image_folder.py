@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
@@ -21,11 +21,9 @@ from rich.progress import track
 from msq.artefact import Strict
 from msq.atomic import atomic_folder
 from msq.cache import cache_folder
-from msq.errors import DataError
 from train.data.augment import Augmentation
-from train.data.dataset import Dataset, input_of
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+from train.data.decoded import DecodedDataset, input_of
+from train.data.tree import File, classes, image_files, readable
 
 
 class Options(Strict):
@@ -46,78 +44,60 @@ class Options(Strict):
     cutout: int = Field(0, ge=0)
 
 
-def load(options: Options) -> Dataset:
+def load(options: Options) -> DecodedDataset:
     """Return the images of a tree. The classes are the folders of the training part, sorted.
 
     Raises:
         DataError: a folder is missing or empty, has a class that was not trained on, or an image is unreadable.
     """
-    labels = _classes(options.path / options.train)
-    train = _files(options.path / options.train, labels)
-    test = _files(options.path / options.test, labels)
-    folder = cache_folder("data", "image-folder", _digest(options, [*train, *test]))
+    labels = classes(options.path / options.train)
+    train = image_files(options.path / options.train, labels)
+    test = image_files(options.path / options.test, labels)
+    folder = cache_folder("data", "image-folder", _digest(options, {options.train: train, options.test: test}))
     if not folder.is_dir():
         with atomic_folder(folder) as temporary:
-            _decode(train, options, temporary / "train.npy")
-            _decode(test, options, temporary / "test.npy")
+            _decode(options.path / options.train, train, options, temporary / "train.npy")
+            _decode(options.path / options.test, test, options, temporary / "test.npy")
     train_images = torch.from_numpy(np.load(folder / "train.npy"))
-    return Dataset(
+    return DecodedDataset(
         name=options.path.name,
         train_images=train_images,
-        train_labels=_labels(train, labels),
+        train_labels=_labels(train),
         test_images=torch.from_numpy(np.load(folder / "test.npy")),
-        test_labels=_labels(test, labels),
+        test_labels=_labels(test),
         labels=labels,
         input=input_of(train_images),
         augmentation=Augmentation(options.padding, options.flip, options.cutout),
     )
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", hint="data.path holds train/CLASS/IMAGE and test/CLASS/IMAGE")
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+def _labels(files: Sequence[File]) -> torch.Tensor:
+    return torch.tensor([file.label for file in files], dtype=torch.int64)
 
 
-def _files(folder: Path, labels: Sequence[str]) -> list[Path]:
-    """Return the image files of all classes, in an order that does not depend on the file system."""
-    if strange := set(_classes(folder)) - set(labels):
-        raise DataError(f"{folder}: class {min(strange)!r} is not among the classes trained on")
-    files = [file for label in labels for file in sorted((folder / label).glob("*")) if file.suffix.lower() in SUFFIXES]
-    if not files:
-        raise DataError(f"{folder}: no images", hint=f"it holds CLASS/IMAGE, with one of {', '.join(sorted(SUFFIXES))}")
-    return files
-
-
-def _labels(files: Sequence[Path], labels: Sequence[str]) -> torch.Tensor:
-    return torch.tensor([labels.index(file.parent.name) for file in files], dtype=torch.int64)
-
-
-def _digest(options: Options, files: Sequence[Path]) -> str:
+def _digest(options: Options, parts: dict[str, list[File]]) -> str:
     """Return what changes when the decoded arrays might."""
     digest = hashlib.sha256(f"{options.height} {options.width} {options.channels}\n".encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for part, files in parts.items():
+        for file in files:
+            path = (options.path / part / file.name).absolute()
+            digest.update(f"{path}\0{file.size}\0{file.modified}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _decode(files: Sequence[Path], options: Options, into: Path) -> None:
+def _decode(folder: Path, files: Sequence[File], options: Options, into: Path) -> None:
     """Decode all files by a pool of threads (Pillow decodes outside Python's lock) into one array file."""
     with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda file: _image(file, options), files)
-        title = f"decoding {files[0].parent.parent.name}"
+        decoded = pool.map(lambda file: _image(folder / file.name, options), files)
+        title = f"decoding {folder.name}"
         images = list(track(decoded, title, total=len(files), console=Console(stderr=True), transient=True))
     np.save(into, np.stack(images))
 
 
 def _image(file: Path, options: Options) -> NDArray[np.uint8]:
     """Return an image, uint8 (height, width, channels), turned upright as its EXIF data say."""
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB" if options.channels == 3 else "L")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable image: {error}", hint="mend or remove the file") from None
+    with readable(file) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB" if options.channels == 3 else "L")
     if upright.size != (options.width, options.height):
         upright = ImageOps.fit(upright, (options.width, options.height), Image.Resampling.BILINEAR)
     return np.asarray(upright, np.uint8).reshape(options.height, options.width, options.channels)
