@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.result import Bar, at_least, finish
 from msq.atomic import write_text
 from msq.checkpoint import Checkpoint
+from msq.cli import run
 from msq.recipe import RecipeFile
 from train.fit import train
 
@@ -127,7 +128,9 @@ def _run(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     text = yaml.safe_dump(recipe, sort_keys=False)
     write_text(folder / "recipe.yaml", text)
     checkpoint = train(RecipeFile.read(folder / "recipe.yaml"), folder / "checkpoint", folder / "work", Console())
-    return {**figures_of(checkpoint), "recipe": recipe}
+    # Where the data lay is of no use elsewhere; which they were is said by their digest.
+    data = {key: value for key, value in recipe["data"].items() if key != "path"} | checkpoint.data.model_dump()
+    return {**figures_of(checkpoint), "recipe": recipe | {"data": data}}
 
 
 def figures_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -181,4 +184,4 @@ def _print(figures: list[dict[str, Any]], settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main))

@@ -1,7 +1,9 @@
 """The result of a benchmark: every figure with its bar, on which machine, by which command."""
 
+import functools
 import os
 import platform
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,6 +34,8 @@ class Result(Artefact):
     benchmark: str
     command: str
     created: str
+    commit: str
+    """Of the code that was measured; "+" behind it says that it was changed since."""
     machine: dict[str, str]
     versions: dict[str, str]
     settings: dict[str, Any]
@@ -59,6 +63,7 @@ def finish(benchmark: str, settings: dict[str, Any], figures: list[dict[str, Any
         benchmark=benchmark,
         command=f"make bench-{benchmark}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
         machine=machine(),
         versions={name: metadata.version(name) for name in ("torch", "lightning", "numpy")},
         settings=settings,
@@ -74,6 +79,16 @@ def finish(benchmark: str, settings: dict[str, Any], figures: list[dict[str, Any
         table.add_row(bar.what, bar.asked, found, {None: "–", True: "yes", False: "NO"}[bar.met], bar.note)
     console.print(table)
     return int(os.environ.get("CHECK") == "1" and any(bar.met is False for bar in bars))
+
+
+def _commit() -> str:
+    git = functools.partial(subprocess.run, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    try:
+        found = git(["git", "rev-parse", "--short=12", "HEAD"])
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except FileNotFoundError:
+        return "unknown"
+    return "unknown" if found.returncode else found.stdout.strip() + ("+" if changed else "")
 
 
 def machine() -> dict[str, str]:

@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.result import Bar, at_least, at_most, finish
 from msq import plugins
 from msq.checkpoint import InputSpec
+from msq.cli import run
 from msq.recipe import Activations, Budget
 from train import models
 from train.allocator import keep_freed_memory
@@ -250,4 +251,4 @@ def _bars(name: str, found: dict[str, dict[str, Any]]) -> list[Bar]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main))

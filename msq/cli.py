@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -216,9 +217,14 @@ def _print_json(value: BaseModel) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and a hint on stderr, and its class's exit code."""
+    """Run the command line."""
+    run(app)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command; a user's error is one line and a hint on stderr, and its class's exit code."""
     try:
-        app()
+        command()
     except MsqError as error:
         sys.exit(_fail(error))
     except OSError as error:

@@ -22,7 +22,6 @@ from msq.recipe import RecipeFile
 from train import models, pretrained
 from train.classifier import count_correct
 from train.data import data_set
-from train.data.loader import BatchLoader
 from train.fit import train
 from train.weights import load_weights
 
@@ -170,7 +169,7 @@ def test_given_weights_are_the_float_net_as_they_are(recipe: Path) -> None:
     found = trained(recipe, init=str(recipe.parent / "weights.pt"), float={"batch_size": 8})
     read = RecipeFile.read(recipe)
     source = data_set(read.recipe.data.name)
-    tests = BatchLoader.testing(source.load(read.options("data", source.Options)), 500)
+    tests = source.load(read.options("data", source.Options)).testing(500)
     assert found.accuracy[0].correct == count_correct(net, tests)
     assert {record.phase for record in found.history} == {"lsq"} == {phase.name for phase in found.phases}
     assert found.seconds == found.phases[0].seconds
