@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 import runtimes
 from msq.checksums import verify_files
 from msq.errors import BundleError, MsqError
-from msq.integer_model import Dequantize, IntegerModel
+from msq.integer_model import IntegerModel
+from msq.nodes import Dequantize
 from msq.preprocessing import normalise
 
 # As in msq.bundle, whose schema needs more than a board has.

@@ -18,7 +18,7 @@ from devices.agent import Answer, Job
 from devices.transport import Completed, Transport
 from msq.errors import DeviceError, MsqError
 
-SHARED_MODULES = ("__init__", "errors", "checksums", "packing", "integer_model", "preprocessing", "plugins")
+SHARED_MODULES = ("__init__", "errors", "checksums", "packing", "nodes", "integer_model", "preprocessing", "plugins")
 """The files of msq/ that the agent and the runtimes import."""
 
 SILENCE = 900.0

@@ -14,13 +14,13 @@ from export.folding import fold
 from export.values import Constant, Grid, Pending, Quantized
 from msq.checkpoint import TENSORS_FILE, Checkpoint, Site
 from msq.errors import BundleError, LoweringError
-from msq.integer_model import (
+from msq.integer_model import IntegerModel
+from msq.nodes import (
     NODES,
     Concat,
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     Linear,
     Lookup,
     MaxPool,
@@ -31,7 +31,7 @@ from msq.integer_model import (
     Transpose,
     Weight,
 )
-from msq.integer_model import Constant as ConstantNode
+from msq.nodes import Constant as ConstantNode
 
 INPUT, OUTPUT = "input", "output"
 

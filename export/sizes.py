@@ -8,7 +8,8 @@ from export.lowerings import Lowering
 from msq.bundle import Layer, Sizes
 from msq.checkpoint import Site
 from msq.errors import BudgetError
-from msq.integer_model import Constant, IntegerModel, LayerNorm
+from msq.integer_model import IntegerModel
+from msq.nodes import Constant, LayerNorm
 
 FACTOR = 1.02
 SLACK = 32 * 1024

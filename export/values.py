@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from export.folding import Affine
 from msq.checkpoint import Site
-from msq.integer_model import Tensor
+from msq.nodes import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The oracle: the integer model in plain numpy, exactly as msq.integer_model defines it. Every runtime is compared
+"""The oracle: the integer model in plain numpy, exactly as msq.nodes defines it. Every runtime is compared
 with it."""
 
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from msq.integer_model import (
+from msq.integer_model import IntegerModel
+from msq.nodes import (
     Add,
     AveragePool,
     Concat,
@@ -17,7 +18,6 @@ from msq.integer_model import (
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     LayerNorm,
     Linear,
     Lookup,

@@ -47,16 +47,28 @@ def round_to_grid_backward(gradient: Tensor, x: Tensor, scale: Tensor, low: int,
     return through.as_strided(x.size(), x.stride()), slope
 
 
-def fused(function: Callable[..., Tensor], x: Tensor, y: Tensor, *numbers: float) -> Tensor:
-    """Return function(x, y, *numbers): element-wise work, in one pass over x where x is large.
+def fused(function: Callable[..., Tensor], weight: Tensor, top: Tensor, *numbers: float) -> Tensor:
+    """Return function(weight, top, *numbers): element-wise work, in one pass over a large weight, without gradient.
 
     Args:
-        x: any shape. y: broadcast with x. numbers: given as tensors to a compiled function.
+        weight: (outputs, …). top: one number an output, or one, in a shape that broadcasts with it.
+        numbers: given as tensors to a compiled function.
     """
-    if x.numel() < SMALLEST or not _can_compile(x.device.type):
-        return function(x, y, *numbers)
-    out: Tensor = _compile(function)(x, y, *(_number(number, x.device) for number in numbers))
-    return out
+    rows = _rows(weight) if _can_compile(weight.device.type) else None
+    if rows is None:
+        return function(weight, top, *numbers)
+    # As a matrix, weights of all kernels and memory formats share one program.
+    out: Tensor = _compile(function)(rows, top.reshape(-1, 1), *(_number(number, weight.device) for number in numbers))
+    return out.as_strided(weight.size(), weight.stride())
+
+
+def _rows(weight: Tensor) -> Tensor | None:
+    """Return a large weight as (outputs, rest) in the order in which it lies in memory, None where it does not so."""
+    columns = weight.numel() // max(len(weight), 1)
+    dense = weight.numel() >= SMALLEST and torch.ops.aten.is_non_overlapping_and_dense(weight)
+    if not dense or weight.stride(0) != columns:
+        return None
+    return weight.detach().as_strided((len(weight), columns), (columns, 1))
 
 
 def _round(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -97,8 +109,9 @@ def _compiled(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
 
 @functools.lru_cache
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    # One program for every length: nets have few types of tensor and many sizes.
-    return torch.compile(function, dynamic=True, fullgraph=True)
+    # One program for every length: nets have few types of tensor and many sizes. Should there be too many types for
+    # torch's limit, it runs the function as it is written, which a full graph would forbid.
+    return torch.compile(function, dynamic=True)
 
 
 @functools.lru_cache

@@ -9,7 +9,7 @@ from msq.checkpoint import Representation
 
 
 class Grid(NamedTuple):
-    """The stored integers of a layer: weight = scale · (a·u − z) with a code u of `bits` bits (msq.integer_model)."""
+    """The stored integers of a layer: weight = scale · (a·u − z) with a code u of `bits` bits (msq.nodes)."""
 
     bits: int
     a: int

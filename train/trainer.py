@@ -99,28 +99,7 @@ def run_phase(
     log = RunLog(phase, folder, writes=rank == 0)
     module = Classifier(net, phase, loader, recipe.seed, log, say, teacher)
     last = folder / LAST
-    trainer = L.Trainer(
-        max_epochs=phase.epochs,
-        accelerator=recipe.accelerator,
-        devices=recipe.devices,
-        num_nodes=recipe.nodes,
-        precision=recipe.precision,
-        # Every rank draws its own shard (train.data.order), so Lightning must not wrap the loader.
-        use_distributed_sampler=False,
-        deterministic="warn",
-        logger=False,
-        enable_model_summary=False,
-        plugins=[AtomicCheckpoints()],
-        enable_progress_bar=console.is_terminal,
-        default_root_dir=folder,
-        callbacks=[
-            *phase.callbacks,
-            ModelCheckpoint(
-                dirpath=folder, filename=last.stem, save_on_train_epoch_end=True, enable_version_counter=False
-            ),
-            *([RichProgressBar(leave=False)] if console.is_terminal else []),
-        ],
-    )
+    trainer = _trainer(phase, recipe, last, console)
     saved = last if last.is_file() else None
     try:
         with _taking_up(last, last, lambda: saved is not None and not module.began):
@@ -145,6 +124,31 @@ def run_phase(
     # Batch norms saw other images on every process; what goes on from here is the first one's net, everywhere.
     net.load_state_dict(trainer.strategy.broadcast(net.state_dict()))
     return result
+
+
+def _trainer(phase: Phase, recipe: Recipe, last: Path, console: Console) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=phase.epochs,
+        accelerator=recipe.accelerator,
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        precision=recipe.precision,
+        # Every rank draws its own shard (train.data.order), so Lightning must not wrap the loader.
+        use_distributed_sampler=False,
+        deterministic="warn",
+        logger=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpoints()],
+        enable_progress_bar=console.is_terminal,
+        default_root_dir=last.parent,
+        callbacks=[
+            *phase.callbacks,
+            ModelCheckpoint(
+                dirpath=last.parent, filename=last.stem, save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+            *([RichProgressBar(leave=False)] if console.is_terminal else []),
+        ],
+    )
 
 
 @contextmanager

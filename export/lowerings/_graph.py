@@ -10,7 +10,8 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.lowerings import _functions
 from export.lowerings._functions import DOMAIN, OPSET, Kind
-from msq.integer_model import ALIGNMENT, WEIGHTS_FILE, Conv2d, IntegerModel, Linear, Node, Stored, Tensor
+from msq.integer_model import ALIGNMENT, WEIGHTS_FILE, IntegerModel, Stored
+from msq.nodes import Conv2d, Linear, Node, Tensor
 from runtimes.onnxruntime import CHANNELS_FIRST
 
 IR_VERSION = 10

@@ -18,8 +18,8 @@ from onnx import TensorProto, numpy_helper
 from export.lowerings import _attention, _functions
 from export.lowerings._functions import Kind
 from export.lowerings._graph import Graph
-from msq.integer_model import (
-    WEIGHTS_FILE,
+from msq.integer_model import WEIGHTS_FILE, IntegerModel
+from msq.nodes import (
     Add,
     AveragePool,
     Concat,
@@ -27,7 +27,6 @@ from msq.integer_model import (
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     LayerNorm,
     Linear,
     Lookup,

@@ -15,19 +15,8 @@ from export.lowerings import lowering
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Layer, Manifest, Parity, Sizes
 from msq.checkpoint import Accuracy, DataId, InputSpec
 from msq.checksums import sha256_of
-from msq.integer_model import (
-    Add,
-    AveragePool,
-    Conv2d,
-    Dequantize,
-    Flatten,
-    IntegerModel,
-    Linear,
-    Node,
-    Quantize,
-    Tensor,
-    Weight,
-)
+from msq.integer_model import IntegerModel
+from msq.nodes import Add, AveragePool, Conv2d, Dequantize, Flatten, Linear, Node, Quantize, Tensor, Weight
 from msq.preprocessing import normalise
 
 SPEC = InputSpec(height=9, width=9, channels=2, mean=(0.3, 0.4), std=(0.3, 0.35))

@@ -11,7 +11,8 @@ from torch import nn
 from export.capture import capture, run_program
 from msq.checkpoint import IMAGES_FILE, TENSORS_FILE, Checkpoint
 from msq.errors import BundleError, LoweringError, MsqError
-from msq.integer_model import Conv2d, IntegerModel
+from msq.integer_model import IntegerModel
+from msq.nodes import Conv2d
 from msq.preprocessing import normalise
 from runtimes.reference import ReferenceSession
 

@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 import runtimes
 from export.elementwise import exponentials
 from export.lowerings import _functions, lowering
-from msq.integer_model import (
+from msq.integer_model import IntegerModel
+from msq.nodes import (
     Add,
     AveragePool,
     Concat,
@@ -23,7 +24,6 @@ from msq.integer_model import (
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     LayerNorm,
     Linear,
     Lookup,

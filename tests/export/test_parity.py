@@ -5,7 +5,8 @@ import pytest
 
 from export.parity import fidelity, parity
 from msq.errors import ParityError
-from msq.integer_model import Add, Dequantize, IntegerModel, Quantize, Tensor
+from msq.integer_model import IntegerModel
+from msq.nodes import Add, Dequantize, Quantize, Tensor
 
 
 @pytest.fixture

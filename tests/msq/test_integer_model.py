@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msq.errors import BundleError
-from msq.integer_model import (
-    ALIGNMENT,
-    GRAPH_FILE,
+from msq.integer_model import ALIGNMENT, GRAPH_FILE, WEIGHTS_FILE, IntegerModel
+from msq.nodes import (
     NODES,
-    WEIGHTS_FILE,
     Add,
     AveragePool,
     Concat,
@@ -22,7 +20,6 @@ from msq.integer_model import (
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     LayerNorm,
     Linear,
     Lookup,

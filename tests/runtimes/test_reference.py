@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import runtimes
 from export.elementwise import exponentials
 from msq.errors import BundleError
-from msq.integer_model import (
+from msq.integer_model import IntegerModel
+from msq.nodes import (
     Add,
     AveragePool,
     Concat,
@@ -19,7 +20,6 @@ from msq.integer_model import (
     Conv2d,
     Dequantize,
     Flatten,
-    IntegerModel,
     LayerNorm,
     Linear,
     MatMul,

@@ -1,5 +1,6 @@
 """Wrapping a user's model: what becomes a site, where activations are rounded, and that pruning is exact."""
 
+import itertools
 from copy import deepcopy
 from typing import Any
 
@@ -199,11 +200,19 @@ def test_a_model_whose_flow_depends_on_values_is_refused() -> None:
 @pytest.mark.skipif(not fused._can_compile("cpu"), reason="no compiler on this machine: nothing is compiled")
 @pytest.mark.parametrize("representation", ["sign_magnitude", "offset"])
 def test_a_large_layers_compiled_weight_is_the_one_its_codes_say(representation: Any) -> None:
-    weight = torch.randn(256, fused.SMALLEST // 256)
-    for n in (7, 3, 1):
+    wide = fused.SMALLEST // 256
+    weights = [
+        torch.randn(256, wide),
+        torch.randn(512, wide),
+        torch.randn(256, wide, 1, 1),
+        torch.randn(64, wide, 3, 3),
+    ]
+    weights += [each.to(memory_format=torch.channels_last) for each in weights[2:]]
+    for n, weight in itertools.product((7, 3, 1), weights):
         quantizer = WeightQuantizer(representation, n)
         codes, scale = quantizer.codes(weight)
         integers = quantizer.grid.a * codes.int() - quantizer.grid.z
-        torch.testing.assert_close(quantizer(weight), integers * scale[:, None], rtol=1e-6, atol=1e-6)
+        wanted = integers * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        torch.testing.assert_close(quantizer(weight), wanted, rtol=1e-6, atol=1e-6)
         small = torch.cat([quantizer.penalty_gradient(row, 1) for row in weight.split(16)])
         assert torch.equal(quantizer.penalty_gradient(weight, 1), small)

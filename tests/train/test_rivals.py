@@ -17,6 +17,7 @@ from msq.checkpoint import InputSpec
 from msq.errors import BudgetError, RecipeError
 from msq.plugins import load, names
 from msq.recipe import Activations, Budget
+from train import signed_quantizer
 from train.methods import bsq, csq, hawq, lsq
 from train.quantize import QuantizedModel
 from train.target import Target
@@ -75,7 +76,7 @@ def test_bit_level_methods_train_two_sets_of_bits_a_weight_and_msq_one_number(na
 @given(integers=st.lists(st.integers(-127, 127), min_size=2, max_size=40))
 def test_bits_of_a_weight_make_the_weight_again(integers: list[int]) -> None:
     values = torch.tensor(integers, dtype=torch.float32)
-    torch.testing.assert_close(bsq.join(bsq.split(values.abs(), 7)) * values.sign(), values)
+    torch.testing.assert_close(signed_quantizer.join(signed_quantizer.split(values.abs(), 7)) * values.sign(), values)
 
 
 def with_integers(integers: Tensor, n: int, scale: float) -> Any:
@@ -103,7 +104,7 @@ def test_planes_that_grew_get_one_more_and_the_weight_stays() -> None:
     site = with_integers(torch.full((864,), 3.0), 3, 1.0)
     with torch.no_grad():
         site.trained[0][2] += 1.6
-    grown = bsq.join(site.trained[0] - site.trained[1]).round() / 7
+    grown = signed_quantizer.join(site.trained[0] - site.trained[1]).round() / 7
     bsq.set_integers(site, *bsq.to_integers(site))
     assert site.quantizer.n == 4
     torch.testing.assert_close(site.layer.weight.detach(), grown.detach())

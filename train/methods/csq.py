@@ -27,9 +27,10 @@ from msq.checkpoint import InputSpec
 from msq.errors import BudgetError
 from msq.recipe import Activations, Budget
 from train.layer_quantizer import Grid, LayerQuantizer, with_gradient
-from train.methods.bsq import BITS, FixedWidth, split
+from train.methods.bsq import BITS
 from train.quantize import QuantizedModel, Site, quantize
 from train.schedule import Phase
+from train.signed_quantizer import FixedWidth, split
 from train.target import Target
 
 
