@@ -19,6 +19,9 @@ from train.quantize import QuantizedModel, Site
 from train.target import Target
 from train.weight_quantizer import WeightQuantizer, stored_bits
 
+LATEST = 0.25
+"""Share of a look's own estimate in the running mean of a trace, once there are so many looks."""
+
 
 class PruningRule(Strict):
     """What decides how bits go; part of a recipe's `method` section. What the paper leaves open is said here."""
@@ -39,8 +42,9 @@ class PruningRule(Strict):
     path goes round may end empty."""
     perturbation: Literal["rounding", "drop"] = "rounding"
     """What Ω perturbs a layer by: rounding, ‖W_n − W‖², or drop, ‖W_(n−p) − W_n‖²."""
-    hessian_samples: int = Field(2, ge=0)
-    """Random vectors of a trace estimate; 0 leaves the Hessian out: every layer loses one bit at a time."""
+    hessian_samples: int = Field(1, ge=0)
+    """Random vectors a look; a trace is a running mean over the looks. 0 leaves the Hessian out: every layer loses one
+    bit at a time."""
     hessian_batch: int = Field(64, ge=1)
     """Images of a trace estimate."""
 
@@ -188,7 +192,7 @@ class BitPruner:
 
     def _estimate_traces(self, loss: Callable[[], Tensor], generator: torch.Generator) -> None:
         weights = [site.weight for site in self.model.sites]
-        with self.model.activations("float"):
+        with self.model.unrounded():
             estimates, _ = layer_traces(loss, weights, self.rule.hessian_samples, generator)
         if torch.distributed.is_initialized():
             # Every process saw its own images; all must come to one decision.
@@ -196,9 +200,9 @@ class BitPruner:
             torch.distributed.all_reduce(estimates)
             estimates /= torch.distributed.get_world_size()
         for site, estimate in zip(self.model.sites, estimates.tolist(), strict=True):
-            # Few vectors an event are noisy; the running mean over events is not.
-            old = self.trace.get(site.name, estimate)
-            self.trace[site.name] = 0.5 * old + 0.5 * estimate
+            # One vector is noisy; the mean over the looks, of which the last few weigh most, much less so.
+            share = max(1 / self.event, LATEST)
+            self.trace[site.name] = (1 - share) * self.trace.get(site.name, 0.0) + share * estimate
 
     def _look(self) -> None:
         """Measure β of every layer."""

@@ -108,6 +108,28 @@ class QuantizedModel(nn.Module):
         return {site.name: site.quantizer.stored_bits for site in self.sites}
 
     @contextmanager
+    def unrounded(self) -> Iterator[None]:
+        """Run as a function that can be differentiated: on the weights that the layers use, nothing rounded anew.
+
+        For the curvature. The trained weights, one float tensor a layer, are the dequantized ones for the time.
+        """
+        weights = [site.weight for site in self.sites]
+        with torch.no_grad():
+            trained = [weight.clone() for weight in weights]
+            for site, weight in zip(self.sites, weights, strict=True):
+                weight.copy_(site.layer.weight)
+        hooks = [site.quantizer.register_forward_hook(_as_given) for site in self.sites]
+        try:
+            with self.activations("float"):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            with torch.no_grad():
+                for weight, was in zip(weights, trained, strict=True):
+                    weight.copy_(was)
+
+    @contextmanager
     def activations(self, mode: Literal["calibrate", "float"]) -> Iterator[None]:
         """Run with activation quantizers that observe or pass through; calibration sets their grids at the end."""
         quantizers = list(self.activation_quantizers())
@@ -121,6 +143,10 @@ class QuantizedModel(nn.Module):
         if mode == "calibrate":
             for quantizer in quantizers:
                 quantizer.finish_calibration()
+
+
+def _as_given(module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> Tensor:
+    return given[0]
 
 
 def quantize(

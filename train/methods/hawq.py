@@ -126,7 +126,7 @@ class Allocation(L.Callback):
         part = tuple(item[: self.options.hessian_batch].to(pl_module.device) for item in batch)
         pl_module.eval()
         try:
-            with self.model.activations("float"):
+            with self.model.unrounded():
                 traces = self._traces(lambda: pl_module.loss(part))  # type: ignore[operator]
         finally:
             pl_module.train()
