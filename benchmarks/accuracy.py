@@ -6,7 +6,10 @@ can be interrupted and goes on. All methods get the same epochs after the same f
 """
 
 import json
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,6 +99,7 @@ def main(
     precision: str = "bf16-mixed" if torch.cuda.is_available() else "32-true",
     only: Annotated[str, typer.Option(help="comma-separated methods or rows; default: all")] = "",
     ablation: Annotated[bool, typer.Option("--ablation", help="MSQ's options instead of the rivals")] = False,
+    jobs: Annotated[int, typer.Option(help="runs side by side, each on its share of the processors", min=1)] = 1,
     out: Path = Path("build/bench"),
 ) -> None:
     """Train every method over every seed, print means and spreads, and judge the bars."""
@@ -104,14 +108,13 @@ def main(
     wanted = [one for one in entrants if not only or {one.method, one.name} & set(only.split(","))]
     settings = {
         "data": section["name"], "model": model, "seeds": seeds, "float_epochs": float_epochs, "epochs": epochs,
-        "batch_size": batch_size, "precision": precision,
+        "batch_size": batch_size, "precision": precision, "jobs": jobs,
     }  # fmt: skip
-    figures: list[dict[str, Any]] = []
-    # Seed by seed, so that what is done after any interruption compares all methods.
-    for seed in range(seeds):
-        for entrant in wanted:
-            recipe = {
-                "name": "bench",
+    runs = [
+        Run(
+            entrant.name,
+            {
+                "name": f"bench-{seed}-{number}",
                 "data": section,
                 "model": {"name": model},
                 "method": entrant.section(epochs),
@@ -119,20 +122,46 @@ def main(
                 "float": {"epochs": float_epochs, "batch_size": batch_size},
                 "precision": precision,
                 "seed": seed,
-            }
-            figures.append({"entrant": entrant.name, "seed": seed, **_run(recipe, out / "accuracy")})
-            _print(figures, settings)
+            },
+            out / "accuracy",
+        )
+        # Seed by seed, so that what is done after any interruption compares all methods.
+        for seed in range(seeds)
+        for number, entrant in enumerate(wanted)
+    ]
+    # The first run of a seed leaves the float net that its others start from.
+    first, rest = runs[:: len(wanted)], [run for at, run in enumerate(runs) if at % len(wanted)]
+    figures: list[dict[str, Any]] = []
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+    with pool if jobs > 1 else nullcontext():
+        for stage in (first, rest):
+            for found in pool.map(_trained, stage) if jobs > 1 else map(_trained, stage):
+                figures.append(found)
+                _print(figures, settings)
     raise SystemExit(finish(benchmark, settings, figures, [] if ablation else bars(figures), out))
 
 
-def _run(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """One training: an entrant's recipe. folder: where what is finished is kept."""
+
+    entrant: str
+    recipe: dict[str, Any]
+    folder: Path
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    """Train, as far as not yet done, and return the figures."""
+    folder = run.folder / run.recipe["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(recipe, sort_keys=False)
-    write_text(folder / "recipe.yaml", text)
-    checkpoint = train(RecipeFile.read(folder / "recipe.yaml"), folder / "checkpoint", folder / "work", Console())
+    write_text(folder / "recipe.yaml", yaml.safe_dump(run.recipe, sort_keys=False))
+    recipe = RecipeFile.read(folder / "recipe.yaml")
+    checkpoint = train(recipe, folder / "checkpoint", run.folder / "work", Console())
     # Where the data lay is of no use elsewhere; which they were is said by their digest.
-    data = {key: value for key, value in recipe["data"].items() if key != "path"} | checkpoint.data.model_dump()
-    return {**figures_of(checkpoint), "recipe": recipe | {"data": data}}
+    data = {key: value for key, value in run.recipe["data"].items() if key != "path"} | checkpoint.data.model_dump()
+    figures = {"entrant": run.entrant, "seed": run.recipe["seed"], **figures_of(checkpoint)}
+    return {**figures, "recipe": run.recipe | {"data": data}}
 
 
 def figures_of(checkpoint: Checkpoint) -> dict[str, Any]:
