@@ -235,9 +235,10 @@ class Assembly:
         elif source.flattened_from is not None:
             height, width, channels = source.flattened_from
             codes = codes.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(codes.shape)
-        weight = Weight.from_codes(np.ascontiguousarray(codes), site.bits, site.a, site.z, scale)
+        depthwise = codes.shape[-1] == 1 and value.options.get("groups") == len(codes)
+        weight = Weight.from_codes(np.ascontiguousarray(codes), site.bits, site.a, site.z, scale, depthwise)
         folded, bias = fold(weight.integers(), scale, value.affine, source.grid.scale, site.name)
-        return Weight(weight.bits, weight.a, weight.z, weight.shape, weight.packed, folded), bias
+        return replace(weight, scale=folded), bias
 
     def _moved(
         self, kind: Any, name: str, module: str, source: Quantized, shape: tuple[int, ...], **options: Any

@@ -122,7 +122,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
     for item in fields(node):
         value = getattr(node, item.name)
         if isinstance(value, Weight):
-            entry["weight"] = {"bits": value.bits, "a": value.a, "z": value.z, "shape": value.shape}
+            names = ("bits", "a", "z", "shape", "depthwise")
+            entry["weight"] = {name: getattr(value, name) for name in names}
         elif not isinstance(value, np.ndarray):
             entry[item.name] = value
     return entry
@@ -139,6 +140,7 @@ def _node_from_json(entry: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
             tuple(weight["shape"]),
             arrays[f"{name}.packed"],
             arrays[f"{name}.scale"],
+            weight["depthwise"],
         )
     try:
         kind = NODES[entry["kind"]]

@@ -48,6 +48,7 @@ class Weight:
 
     shape is (out, kernel height, kernel width, in / groups) for a convolution, (out, in) for a linear layer;
     packed is uint8 in the layout of msq.packing, over the matrix (out, everything else); scale is float32 (out,).
+    depthwise: every output has an input channel of its own, and the layout is that of depthwise layers.
     """
 
     bits: int
@@ -56,6 +57,7 @@ class Weight:
     shape: tuple[int, ...]
     packed: NDArray[np.uint8]
     scale: NDArray[np.float32]
+    depthwise: bool = False
 
     @property
     def outputs(self) -> int:
@@ -68,14 +70,17 @@ class Weight:
         return int(np.prod(self.shape[1:]))
 
     @classmethod
-    def from_codes(cls, codes: NDArray[np.uint8], bits: int, a: int, z: int, scale: NDArray[np.float32]) -> "Weight":
+    def from_codes(
+        cls, codes: NDArray[np.uint8], bits: int, a: int, z: int, scale: NDArray[np.float32], depthwise: bool = False
+    ) -> "Weight":
         """Pack codes of shape (out, …). Raises BundleError when a code does not fit the width."""
         matrix = np.ascontiguousarray(codes).reshape(codes.shape[0], -1)
-        return cls(bits, a, z, tuple(codes.shape), pack(matrix, bits), np.asarray(scale, np.float32))
+        packed = pack(matrix, bits, depthwise)
+        return cls(bits, a, z, tuple(codes.shape), packed, np.asarray(scale, np.float32), depthwise)
 
     def codes(self) -> NDArray[np.uint8]:
         """Return the unsigned codes u, uint8, of `shape`."""
-        return unpack(self.packed, self.outputs, self.inputs, self.bits).reshape(self.shape)
+        return unpack(self.packed, self.outputs, self.inputs, self.bits, self.depthwise).reshape(self.shape)
 
     def integers(self) -> NDArray[np.int8]:
         """Return w = a·u − z, int8, of `shape`; all zero at width 0."""

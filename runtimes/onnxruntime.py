@@ -1,7 +1,6 @@
 """ONNX Runtime as released: it inlines the packed operators' function bodies and folds them into int8 weights."""
 
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ MODE = "stock"
 
 MODEL_FILE = "model.onnx"
 PROBE_FILE = "probe.onnx"
-CHANNELS_FIRST = "channels_first"
-"""Key of the probe's metadata: a JSON list of the outputs that are NCHW."""
 DISTRIBUTION = "onnxruntime"
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -67,12 +64,7 @@ class OnnxRuntimeSession:
             self._probe = _open(self._bundle / PROBE_FILE, self._threads)
         values = _call(self._probe, images, self._bundle / PROBE_FILE)
         names = [output.name for output in self._probe.get_outputs()]
-        # Within the graph maps are NCHW, as ONNX convolutions want; the integer model's tensors are NHWC.
-        maps = json.loads(self._probe.get_modelmeta().custom_metadata_map.get(CHANNELS_FIRST, "[]"))
-        return {
-            name: value.transpose(0, 2, 3, 1) if name in maps else value
-            for name, value in zip(names, values, strict=True)
-        }
+        return dict(zip(names, values, strict=True))
 
 
 def _import() -> Any:

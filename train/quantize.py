@@ -57,6 +57,12 @@ class Site:
         return (layer.out_features, layer.in_features)
 
     @property
+    def depthwise(self) -> bool:
+        """Whether every output has an input channel of its own."""
+        layer = self.layer
+        return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
+
+    @property
     def numel(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)

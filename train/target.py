@@ -40,7 +40,7 @@ class Target:
             return self._table[site.name][bits]
         if self._packed:
             outputs = site.shape[0]
-            return 8.0 * (packed_size(outputs, site.numel // outputs, bits) + 8 * outputs)
+            return 8.0 * (packed_size(outputs, site.numel // outputs, bits, site.depthwise) + 8 * outputs)
         return float(bits * site.numel)
 
     def size(self) -> float:

@@ -1,7 +1,7 @@
 """The operators of domain "msq" as ONNX functions of standard operators, so that any runtime can run them.
 
-    Packed{Conv,Linear,Tokens}{bits}   unpacks the weights, then an int8 QLinearConv
-    Plane, Weights                     the two halves of unpacking, shared by all widths: they keep the model file small
+    Packed{Conv,Depthwise,Linear,Tokens}{bits}   unpacks the weights, then an int8 QLinearConv
+    Plane, Weights, ChannelWeights     the two halves of unpacking, shared by all widths: they keep the model file small
     RoundedAdd                         the addition that rounds each operand, as the integer model defines it
 
 Unpacking is msq.packing in standard operators. It depends on initializers only, so that a runtime does it once,
@@ -19,7 +19,12 @@ from msq.packing import ATOM, GROUP, GROUPS, PANEL, planes
 DOMAIN = "msq"
 OPSET = 21
 
-Kind = Literal["Conv", "Linear", "Tokens"]
+Kind = Literal["Conv", "Depthwise", "Linear", "Tokens"]
+
+_INT32 = TensorProto.INT32
+
+NHWC_TO_NCHW, NCHW_TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
+"""Orders of Transpose. A runtime that convolves with channels last cancels both."""
 
 CONV_DEFAULTS = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": 1}
 """What a PackedConv's attributes are where a node leaves them out."""
@@ -30,26 +35,32 @@ def packed_name(kind: Kind, bits: int) -> str:
     return f"Packed{kind}{bits}"
 
 
+def ordering(kind: Kind) -> str:
+    """Return the name of the function that puts the codes of a layer in order, a key of ORDERINGS."""
+    return "ChannelWeights" if kind == "Depthwise" else "Weights"
+
+
 def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
     """Return the function of a packed layer.
 
-    Inputs: x int8 (n, c, h, w), or (n, features) for Linear, (n, tokens, features) for Tokens; x_scale, x_zero_point;
-    packed uint8 (panels, blocks, bits, 64), absent at width 0; w_scale float32 (out,); y_scale, y_zero_point; bias
-    int32 (out,).
-    Attributes: shape [out, kernel height, kernel width, in / groups]; a, z of w = a·u − z; for Conv also strides,
-    pads [top, left, bottom, right], dilations, group.
+    Inputs: x int8 (n, h, w, c), or (n, features) for Linear, (n, tokens, features) for Tokens; x_scale, x_zero_point;
+    packed uint8 (blocks, bits, 64), absent at width 0; w_scale float32 (out,); y_scale, y_zero_point; bias int32
+    (out,).
+    Attributes: shape [out, kernel height, kernel width, in / groups]; a, z of w = a·u − z; for Conv and Depthwise also
+    strides, pads [top, left, bottom, right], dilations, group.
     """
     body = Body()
-    weights = _unpacked(body, bits) if bits else _zeros(body)
+    weights = _unpacked(body, bits, ordering(kind)) if bits else _zeros(body)
     zero = body.constant(0, np.int8)
     operands = ["x_scale", "x_zero_point", weights, "w_scale", zero, "y_scale", "y_zero_point", "bias"]
     defaults: dict[str, Any] = {}
-    if kind == "Conv":
+    if kind in ("Conv", "Depthwise"):
         defaults = CONV_DEFAULTS
-        body.add("QLinearConv", ["x", *operands], "y", same=tuple(CONV_DEFAULTS))
+        image = body.add("Transpose", ["x"], perm=NHWC_TO_NCHW)
+        image = body.add("QLinearConv", [image, *operands], same=tuple(CONV_DEFAULTS))
+        body.add("Transpose", [image], "y", perm=NCHW_TO_NHWC)
     elif kind == "Tokens":
-        # Tokens are the pixels of a map one pixel high. These transpositions cancel those of a runtime that
-        # convolves with channels last.
+        # Tokens are the pixels of a map one pixel wide.
         height = body.constant([2], np.int64)
         image = body.add("Transpose", [body.add("Unsqueeze", ["x", height])], perm=[0, 3, 2, 1])
         image = body.add("QLinearConv", [image, *operands])
@@ -65,20 +76,20 @@ def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
 def plane() -> onnx.FunctionProto:
     """Return the function that takes one plane out of packed codes.
 
-    Input: packed uint8 (panels, blocks, bits, 64). Attributes: atoms [first, one behind the last]; shifts of the
-    fields of a byte; mask of a field; low, the plane's lowest bit in a code. Output: (panels, blocks, groups, 64).
+    Input: packed uint8 (blocks, bits, 64). Attributes: atoms [first, one behind the last]; shifts of the fields of a
+    byte; mask of a field; low, the plane's lowest bit in a code. Output: (blocks, groups of a block, 64).
     """
     body = Body()
     zero, one, two = (body.constant([index], np.int64) for index in (0, 1, 2))
     atoms = body.attribute("atoms", AttributeProto.INTS)
     first, behind = body.add("Slice", [atoms, zero, one]), body.add("Slice", [atoms, one, two])
-    taken = body.add("Slice", ["packed", first, behind, two])
-    fields = body.add("Unsqueeze", [taken, body.constant([3], np.int64)])
+    taken = body.add("Slice", ["packed", first, behind, one])
+    fields = body.add("Unsqueeze", [taken, two])
     shifts = body.attribute("shifts", AttributeProto.INTS, TensorProto.UINT8)
     column = body.add("Unsqueeze", [shifts, one])
     shifted = body.add("BitShift", [fields, column], direction="RIGHT")
     masked = body.add("BitwiseAnd", [shifted, body.attribute("mask", AttributeProto.INT, TensorProto.UINT8)])
-    groups = body.add("Reshape", [masked, body.constant([0, 0, GROUPS, ATOM], np.int64)])
+    groups = body.add("Reshape", [masked, body.constant([0, GROUPS, ATOM], np.int64)])
     low = body.attribute("low", AttributeProto.INT, TensorProto.UINT8)
     body.add("BitShift", [groups, low], "y", direction="LEFT")
     return body.function("Plane", ["packed"], ["atoms", "shifts", "mask", "low"])
@@ -87,25 +98,52 @@ def plane() -> onnx.FunctionProto:
 def weights() -> onnx.FunctionProto:
     """Return the function that puts codes in order and makes them weights.
 
-    Input: codes uint8 (panels, blocks, groups, 64). Attributes: shape, a, z as of a packed layer.
+    Input: codes uint8 (blocks, 8, 64). Attributes: shape, a, z as of a packed layer.
     Output: int8 (out, in / groups, height, width).
     """
     body = Body()
-    # (panel, block, group, byte) → (panel, output, block, group, input) → (output, input), filling cut off
-    split = body.add("Reshape", ["codes", body.constant([0, 0, GROUPS, PANEL, GROUP], np.int64)])
-    ordered = body.add("Transpose", [split], perm=[0, 3, 1, 2, 4])
-    rows = body.add("Reshape", [ordered, body.constant([0, PANEL, -1], np.int64)])
-    filled = body.add("Flatten", [rows], axis=2)
     shape = body.attribute("shape", AttributeProto.INTS)
     zero, one, last = (body.constant([index], np.int64) for index in (0, 1, 4))
     outputs = body.add("Slice", [shape, zero, one])
     inputs = body.add("ReduceProd", [body.add("Slice", [shape, one, last])])
-    matrix = body.add("Slice", [filled, body.constant([0, 0], np.int64), body.add("Concat", [outputs, inputs], axis=0)])
-    wide = body.add("Cast", [body.add("Reshape", [matrix, shape])], to=TensorProto.INT32)
-    slope, offset = (body.attribute(name, AttributeProto.INT, TensorProto.INT32) for name in ("a", "z"))
-    integers = body.add("Sub", [body.add("Mul", [wide, slope]), offset])
-    body.add("Transpose", [body.add("Cast", [integers], to=TensorProto.INT8)], "y", perm=[0, 3, 1, 2])
+    sizes = body.add("Concat", [outputs, inputs], axis=0)
+    unit = body.constant([PANEL, GROUP], np.int64)
+    # (panels, groups of a panel), rounded up
+    counts = body.add("Div", [body.add("Add", [sizes, body.constant([PANEL - 1, GROUP - 1], np.int64)]), unit])
+    # Groups, then panels of outputs × inputs, then the matrix; filling is cut off at both ends.
+    groups = body.add("Reshape", ["codes", body.constant([-1, ATOM], np.int64)])
+    taken = body.add("Slice", [groups, zero, body.add("ReduceProd", [counts])])
+    split = body.add("Reshape", [taken, body.add("Concat", [counts, unit], axis=0)])
+    ordered = body.add("Transpose", [split], perm=[0, 2, 1, 3])
+    filled = body.add("Reshape", [ordered, body.add("Mul", [counts, unit])])
+    matrix = body.add("Slice", [filled, body.constant([0, 0], np.int64), sizes])
+    wide = body.add("Cast", [body.add("Reshape", [matrix, shape])], to=_INT32)
+    integers = body.add("Cast", [_on_grid(body, wide)], to=TensorProto.INT8)
+    body.add("Transpose", [integers], "y", perm=[0, 3, 1, 2])
     return body.function("Weights", ["codes"], ["shape", "a", "z"])
+
+
+def channel_weights() -> onnx.FunctionProto:
+    """Return the same function for the layout of depthwise layers, whose groups run tap by tap.
+
+    Input, attributes and output are those of `weights`.
+    """
+    body = Body()
+    shape = body.attribute("shape", AttributeProto.INTS)
+    zero, one, three = (body.constant([index], np.int64) for index in (0, 1, 3))
+    channels, kernel = body.add("Slice", [shape, zero, one]), body.add("Slice", [shape, one, three])
+    count = body.add("ReduceProd", [shape])
+    row = body.add("Slice", [body.add("Reshape", ["codes", body.constant([-1], np.int64)]), zero, count])
+    by_tap = body.add("Reshape", [row, body.add("Concat", [kernel, channels], axis=0)])
+    wide = body.add("Cast", [body.add("Unsqueeze", [body.add("Transpose", [by_tap], perm=[2, 0, 1]), one])], to=_INT32)
+    body.add("Cast", [_on_grid(body, wide)], "y", to=TensorProto.INT8)
+    return body.function("ChannelWeights", ["codes"], ["shape", "a", "z"])
+
+
+def _on_grid(body: "Body", codes: str) -> str:
+    """Append w = a·u − z, in int32."""
+    slope, offset = (body.attribute(name, AttributeProto.INT, _INT32) for name in ("a", "z"))
+    return body.add("Sub", [body.add("Mul", [codes, slope]), offset])
 
 
 def rounded_add() -> onnx.FunctionProto:
@@ -127,7 +165,10 @@ def rounded_add() -> onnx.FunctionProto:
     return body.function("RoundedAdd", inputs, [])
 
 
-def _unpacked(body: "Body", bits: int) -> str:
+ORDERINGS = {"Weights": weights, "ChannelWeights": channel_weights}
+
+
+def _unpacked(body: "Body", bits: int, ordering: str) -> str:
     codes, first, low = "", 0, 0
     for width in planes(bits):
         part = body.add(
@@ -141,7 +182,7 @@ def _unpacked(body: "Body", bits: int) -> str:
         )
         codes = body.add("BitwiseOr", [codes, part]) if codes else part
         first, low = first + width, low + width
-    return body.add("Weights", [codes], domain=DOMAIN, same=("shape", "a", "z"))
+    return body.add(ordering, [codes], domain=DOMAIN, same=("shape", "a", "z"))
 
 
 def _zeros(body: "Body") -> str:

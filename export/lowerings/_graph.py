@@ -1,6 +1,5 @@
-"""The ONNX graph under construction: operators, constants, arrays in weights.bin, and the order of dimensions."""
+"""The ONNX graph under construction: operators, constants, and arrays in weights.bin."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +8,9 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.lowerings import _functions
-from export.lowerings._functions import DOMAIN, OPSET, Kind
+from export.lowerings._functions import DOMAIN, NCHW_TO_NHWC, NHWC_TO_NCHW, OPSET, Kind
 from msq.integer_model import ALIGNMENT, WEIGHTS_FILE, IntegerModel, Stored
 from msq.nodes import Conv2d, Linear, Node, Tensor
-from runtimes.onnxruntime import CHANNELS_FIRST
 
 IR_VERSION = 10
 BATCH = "n"
@@ -26,11 +24,7 @@ _ELEMENT = {
 
 
 class Graph:
-    """The ONNX graph under construction.
-
-    A tensor is NCHW where a convolution or a pool made it, and what is made of such element by element; else it has
-    the integer model's order. Who needs the other order asks for it.
-    """
+    """The ONNX graph under construction."""
 
     def __init__(self, model: IntegerModel) -> None:
         self.model = model
@@ -38,14 +32,17 @@ class Graph:
         self._initializers: list[TensorProto] = []
         self._constants: dict[tuple[Any, ...], str] = {}
         self._functions: dict[str, onnx.FunctionProto] = {}
-        self._turned: set[str] = set()
-        self.channels_first: set[str] = set()
-        """The tensors that are NCHW."""
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Append a standard operator; return its output."""
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
+
+    def add_on_map(self, operator: str, x: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        """Append a standard operator that wants its map x as NCHW and gives such a one."""
+        turned = self.add("Transpose", [x], f"{output}/nchw", perm=NHWC_TO_NCHW)
+        result = self.add(operator, [turned, *inputs], f"{output}/result", **attributes)
+        self.add("Transpose", [result], output, perm=NCHW_TO_NHWC)
 
     def add_function(
         self, name: str, make: Callable[[], onnx.FunctionProto], node: Node, inputs: Sequence[str]
@@ -60,7 +57,8 @@ class Graph:
         """Append a weighted layer as its packed operator."""
         if node.weight.bits:
             self._define("Plane", _functions.plane)
-            self._define("Weights", _functions.weights)
+            ordering = _functions.ordering(kind)
+            self._define(ordering, _functions.ORDERINGS[ordering])
         name = _functions.packed_name(kind, node.weight.bits)
         self._define(name, lambda: _functions.packed(kind, node.weight.bits))
         self._nodes.append(helper.make_node(name, inputs, [output], name=node.name, domain=DOMAIN, **attributes))
@@ -100,28 +98,6 @@ class Graph:
         self._initializers.append(tensor)
         return tensor.name
 
-    def rows(self, tensor: str) -> str:
-        """Return a tensor in the integer model's order: channels last, where it is a map."""
-        return self._turn(tensor, "nhwc", (0, 2, 3, 1)) if tensor in self.channels_first else tensor
-
-    def map(self, tensor: str) -> str:
-        """Return a map as NCHW."""
-        return tensor if tensor in self.channels_first else self._turn(tensor, "nchw", (0, 3, 1, 2))
-
-    def alike(self, node: Node) -> list[str]:
-        """Return a node's inputs in one order, which becomes that of its output: NCHW where an input is."""
-        if not self.channels_first.intersection(node.inputs):
-            return list(node.inputs)
-        self.channels_first.add(node.output)
-        return [self.map(tensor) for tensor in node.inputs]
-
-    def _turn(self, tensor: str, order: str, perm: tuple[int, ...]) -> str:
-        name = f"{tensor}/{order}"
-        if name not in self._turned:
-            self._turned.add(name)
-            self.add("Transpose", [tensor], name, perm=perm)
-        return name
-
     def target(self, node: Node) -> str:
         """Return the name that the node's operator writes to: its output, or what is still to be clipped."""
         return node.output if code_range(node) == INT8 else f"{node.output}/wide"
@@ -138,25 +114,17 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             "integer_model",
-            [_value_info(source, source.shape)],
-            [_value_info(tensor, self._shape(tensor)) for tensor in (result, *probes)],
+            [_value_info(source)],
+            [_value_info(tensor) for tensor in (result, *probes)],
             self._initializers,
         )
-        model = helper.make_model(
+        return helper.make_model(
             graph,
             functions=list(self._functions.values()),
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
             ir_version=IR_VERSION,
             producer_name="msq",
         )
-        if probes:
-            turned = [tensor.name for tensor in probes if tensor.name in self.channels_first]
-            helper.set_model_props(model, {CHANNELS_FIRST: json.dumps(turned)})
-        return model
-
-    def _shape(self, tensor: Tensor) -> tuple[int, ...]:
-        shape = tensor.shape
-        return (shape[2], shape[0], shape[1]) if tensor.name in self.channels_first else shape
 
 
 def code_range(node: Node) -> tuple[int, int]:
@@ -165,5 +133,5 @@ def code_range(node: Node) -> tuple[int, int]:
     return clamp
 
 
-def _value_info(tensor: Tensor, shape: Sequence[int]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(tensor.name, _ELEMENT[tensor.dtype], [BATCH, *shape])
+def _value_info(tensor: Tensor) -> ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, _ELEMENT[tensor.dtype], [BATCH, *tensor.shape])

@@ -2,11 +2,11 @@
 
 A stock runtime inlines the function, unpacks the weights once while loading and runs an int8 QLinearConv; a
 runtime that knows the packed operators runs them as they are. Weights, scales and biases stay in weights.bin, to
-which the model file refers by offset and length. Maps are NCHW, as ONNX convolutions want; a tensor has the
-integer model's name. probe.onnx is the same graph with every int8 tensor as an output: it serves verification.
+which the model file refers by offset and length. A tensor has the integer model's name and shape: maps are NHWC, and
+the functions turn them round ONNX's own operators, which a runtime that convolves with channels last undoes.
+probe.onnx is the same graph with every int8 tensor as an output: it serves verification.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from msq.nodes import (
     Softmax,
     Transpose,
 )
-from msq.packing import ATOM, BLOCK, PANEL
+from msq.packing import ATOM
 
 NAME = "onnx"
 MODEL_FILE = "model.onnx"
@@ -69,19 +69,13 @@ def resident(model: IntegerModel) -> tuple[int, str]:
 
 
 def _quantize(graph: Graph, node: Quantize) -> None:
-    out = graph.model.tensors[node.output]
-    is_map = len(out.shape) == 3
-    codes = f"{node.output}/codes" if is_map else graph.target(node)
-    graph.add("QuantizeLinear", [node.inputs[0], *graph.grid(out)], codes)
-    if is_map:
-        graph.channels_first.add(node.output)
-        graph.add("Transpose", [codes], graph.target(node), perm=[0, 3, 1, 2])
+    grid = graph.grid(graph.model.tensors[node.output])
+    graph.add("QuantizeLinear", [node.inputs[0], *grid], graph.target(node))
 
 
 def _dequantize(graph: Graph, node: Dequantize) -> None:
     source = graph.model.tensors[node.inputs[0]]
-    # Codes are transposed, not reals: ONNX Runtime 1.31 spoils a transposition behind the DequantizeLinear.
-    graph.add("DequantizeLinear", [graph.rows(source.name), *graph.grid(source)], node.output)
+    graph.add("DequantizeLinear", [source.name, *graph.grid(source)], node.output)
 
 
 def _weighted(
@@ -92,8 +86,7 @@ def _weighted(
     source, out = graph.model.tensors[node.inputs[0]], graph.model.tensors[node.output]
     packed: list[str] = []
     if weight.bits:
-        atoms = (-(-weight.outputs // PANEL), -(-weight.inputs // BLOCK), weight.bits, ATOM)
-        packed = [graph.stored(node, "packed", atoms)]
+        packed = [graph.stored(node, "packed", (weight.packed.nbytes // (weight.bits * ATOM), weight.bits, ATOM))]
         attributes |= {"a": weight.a, "z": weight.z}
     scale, bias = graph.stored(node, "scale"), graph.stored(node, "bias")
     inputs = [x, *graph.grid(source), *packed, scale, *graph.grid(out), bias]
@@ -103,12 +96,12 @@ def _weighted(
 def _conv2d(graph: Graph, node: Conv2d) -> None:
     given = {"strides": node.stride, "pads": node.padding, "dilations": node.dilation, "group": node.groups}
     different = {name: value for name, value in given.items() if value != _functions.CONV_DEFAULTS[name]}
-    graph.channels_first.add(node.output)
-    _weighted(graph, "Conv", node, graph.map(node.inputs[0]), graph.target(node), node.weight.shape, **different)
+    kind: Kind = "Depthwise" if node.weight.depthwise else "Conv"
+    _weighted(graph, kind, node, node.inputs[0], graph.target(node), node.weight.shape, **different)
 
 
 def _linear(graph: Graph, node: Linear) -> None:
-    x, y, sizes = graph.rows(node.inputs[0]), graph.target(node), graph.model.tensors[node.inputs[0]].shape
+    x, y, sizes = node.inputs[0], graph.target(node), graph.model.tensors[node.inputs[0]].shape
     shape = (node.weight.outputs, 1, 1, node.weight.inputs)
     if len(sizes) == 1:
         _weighted(graph, "Linear", node, x, y, shape)
@@ -124,10 +117,10 @@ def _linear(graph: Graph, node: Linear) -> None:
 def _add(graph: Graph, node: Add) -> None:
     out = graph.model.tensors[node.output]
     operands: list[str] = []
-    for name, tensor in zip(node.inputs, graph.alike(node), strict=True):
+    for name in node.inputs:
         operand = graph.model.tensors[name]
         ratio = graph.constant(np.float32(operand.scale) / np.float32(out.scale), np.float32)
-        operands += [tensor, ratio, graph.zero_point(operand)]
+        operands += [name, ratio, graph.zero_point(operand)]
     graph.add_function("RoundedAdd", _functions.rounded_add, node, [*operands, graph.zero_point(out)])
 
 
@@ -139,13 +132,12 @@ def _average_pool(graph: Graph, node: AveragePool) -> None:
     ones = graph.add("ConstantOfShape", [shape], f"{node.output}/ones", value=one)
     scale = graph.constant(1 / (height * width), np.float32)
     zero = graph.constant(0, np.int8)
-    inputs = [graph.map(source.name), *graph.grid(source), ones, scale, zero, *graph.grid(out)]
-    graph.channels_first.add(node.output)
-    graph.add("QLinearConv", inputs, graph.target(node), group=channels)
+    inputs = [*graph.grid(source), ones, scale, zero, *graph.grid(out)]
+    graph.add_on_map("QLinearConv", source.name, inputs, graph.target(node), group=channels)
 
 
 def _lookup(graph: Graph, node: Lookup) -> None:
-    wide = graph.add("Cast", graph.alike(node), f"{node.output}/wide", to=TensorProto.INT32)
+    wide = graph.add("Cast", list(node.inputs), f"{node.output}/wide", to=TensorProto.INT32)
     index = graph.add("Add", [wide, graph.constant(128, np.int32)], f"{node.output}/index")
     graph.add("Gather", [graph.constant(node.table, np.int8), index], node.output, axis=0)
 
@@ -154,8 +146,8 @@ def _multiply(graph: Graph, node: Multiply) -> None:
     left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
     one = graph.constant(1.0, np.float32)
     centred = [
-        graph.add("DequantizeLinear", [tensor, one, graph.zero_point(source)], f"{node.output}/{side}")
-        for side, source, tensor in zip(("left", "right"), (left, right), graph.alike(node), strict=True)
+        graph.add("DequantizeLinear", [source.name, one, graph.zero_point(source)], f"{node.output}/{side}")
+        for side, source in (("left", left), ("right", right))
     ]
     # The product of the integers first: no fusion of ONNX Runtime's takes it for a quantized multiplication of its own.
     product = graph.add("Mul", centred, f"{node.output}/product")
@@ -165,58 +157,52 @@ def _multiply(graph: Graph, node: Multiply) -> None:
 
 
 def _max_pool(graph: Graph, node: MaxPool) -> None:
-    x = graph.map(node.inputs[0])
-    graph.channels_first.add(node.output)
-    graph.add("MaxPool", [x], node.output, kernel_shape=node.kernel, strides=node.stride, pads=node.padding)
+    options = {"kernel_shape": node.kernel, "strides": node.stride, "pads": node.padding}
+    graph.add_on_map("MaxPool", node.inputs[0], [], node.output, **options)
 
 
 def _flatten(graph: Graph, node: Flatten) -> None:
-    source, shape = node.inputs[0], graph.model.tensors[node.inputs[0]].shape
-    if math.prod(shape[:2]) > 1:
-        source = graph.rows(source)
-    graph.add("Flatten", [source], node.output, axis=1)
+    graph.add("Flatten", list(node.inputs), node.output, axis=1)
 
 
 def _matmul(graph: Graph, node: MatMul) -> None:
     left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
     operands: list[str] = []
     for operand in (left, right):
-        operands += [graph.rows(operand.name), graph.zero_point(operand)]
+        operands += [operand.name, graph.zero_point(operand)]
     multiplier = np.float32(left.scale) * np.float32(right.scale) * np.float32(node.factor) / np.float32(out.scale)
     inputs = [*operands, graph.constant(multiplier, np.float32), graph.zero_point(out)]
     graph.add_function("MatMul", _attention.matmul, node, inputs)
 
 
 def _softmax(graph: Graph, node: Softmax) -> None:
-    inputs = [graph.rows(node.inputs[0]), graph.stored(node, "table"), *graph.grid(graph.model.tensors[node.output])]
+    inputs = [*node.inputs, graph.stored(node, "table"), *graph.grid(graph.model.tensors[node.output])]
     graph.add_function("Softmax", _attention.softmax, node, inputs)
 
 
 def _layer_norm(graph: Graph, node: LayerNorm) -> None:
     arrays = [graph.stored(node, name) for name in ("gamma", "beta")]
     epsilon = graph.constant(node.epsilon, np.float32)
-    inputs = [graph.rows(node.inputs[0]), *arrays, epsilon, *graph.grid(graph.model.tensors[node.output])]
+    inputs = [*node.inputs, *arrays, epsilon, *graph.grid(graph.model.tensors[node.output])]
     graph.add_function("LayerNorm", _attention.layer_norm, node, inputs)
 
 
 def _reshape(graph: Graph, node: Reshape) -> None:
     shape = graph.constant((0, *graph.model.tensors[node.output].shape), np.int64)
-    graph.add("Reshape", [graph.rows(node.inputs[0]), shape], node.output)
+    graph.add("Reshape", [*node.inputs, shape], node.output)
 
 
 def _transpose(graph: Graph, node: Transpose) -> None:
-    graph.add("Transpose", [graph.rows(node.inputs[0])], node.output, perm=[0, *(axis + 1 for axis in node.axes)])
+    graph.add("Transpose", list(node.inputs), node.output, perm=[0, *(axis + 1 for axis in node.axes)])
 
 
 def _concat(graph: Graph, node: Concat) -> None:
-    inputs = graph.alike(node)
-    axis = (2, 3, 1)[node.axis] if node.output in graph.channels_first else node.axis + 1
-    graph.add("Concat", inputs, node.output, axis=axis)
+    graph.add("Concat", list(node.inputs), node.output, axis=node.axis + 1)
 
 
 def _slice(graph: Graph, node: Slice) -> None:
     bounds = [graph.constant([value], np.int64) for value in (node.start, node.stop, node.axis + 1)]
-    graph.add("Slice", [graph.rows(node.inputs[0]), *bounds], node.output)
+    graph.add("Slice", [*node.inputs, *bounds], node.output)
 
 
 def _constant(graph: Graph, node: Constant) -> None:
