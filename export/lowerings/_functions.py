@@ -66,8 +66,9 @@ def packed(kind: Kind, bits: int) -> onnx.FunctionProto:
         image = body.add("QLinearConv", [image, *operands])
         body.add("Squeeze", [body.add("Transpose", [image], perm=[0, 3, 2, 1]), height], "y")
     else:
-        image = body.add("Reshape", ["x", body.constant([0, -1, 1, 1], np.int64)])
-        body.add("Flatten", [body.add("QLinearConv", [image, *operands])], "y", axis=1)
+        image = body.add("Reshape", ["x", body.constant([0, 1, 1, -1], np.int64)])
+        image = body.add("QLinearConv", [body.add("Transpose", [image], perm=NHWC_TO_NCHW), *operands])
+        body.add("Flatten", [body.add("Transpose", [image], perm=NCHW_TO_NHWC)], "y", axis=1)
     inputs = ["x", "x_scale", "x_zero_point", *(["packed"] if bits else []), "w_scale"]
     attributes = ["shape", "a", "z"] if bits else ["shape"]
     return body.function(packed_name(kind, bits), [*inputs, "y_scale", "y_zero_point", "bias"], attributes, defaults)
