@@ -17,6 +17,8 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
+ZIG_SETUP   := $(VENV)/.installed-kernels
+KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so)
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
@@ -27,7 +29,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training clean distclean
+.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,7 +77,21 @@ $(DEV_SETUP): $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[dev]
 	@touch $@
 
-test: $(DEV_SETUP) lint ## lint, types, architecture, and all tests
+$(ZIG_SETUP): pyproject.toml | $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
+	@touch $@
+
+kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
+
+runtimes/kernels/lib/%/libmsq_kernels.so: $(wildcard runtimes/kernels/*.*) runtimes/kernels/CMakeLists.txt | $(ZIG_SETUP)
+	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/$* -G Ninja --log-level=WARNING \
+	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/zig.cmake \
+	    -DMSQ_TARGET=$*-linux-gnu.2.17 \
+	    -DMSQ_ZIG=$$($(PY) -c 'import pathlib, ziglang; print(pathlib.Path(ziglang.__file__).parent / "zig")')
+	$(VENV)/bin/cmake --build build/kernels/$*
+	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@
+
+test: $(DEV_SETUP) $(KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
 
 lint: $(DEV_SETUP) ## ruff, mypy and the import rules

@@ -1,0 +1,272 @@
+"""The C library of packed kernels (runtimes/kernels), called by ctypes: standard library and numpy only."""
+
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Iterator
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msq.errors import BundleError, DeviceError, MsqError
+from msq.nodes import Add, Conv2d, Linear, Tensor
+
+ABI = 1
+KERNELS = Path(__file__).parent / "kernels" / "lib"
+"""Where `make kernels` puts the library, in a folder for each processor."""
+LIBRARY_VARIABLE = "MSQ_KERNELS_LIBRARY"
+"""Environment variable that names another file."""
+ALIGNMENT = 64
+_UNSUPPORTED, _ABI = 3, 5
+
+Array = NDArray[Any]
+
+
+class _Spec(ctypes.Structure):
+    _fields_ = [
+        ("abi", c_uint32),
+        ("bits", c_int32),
+        ("a", c_int32),
+        ("z", c_int32),
+        ("outputs", c_int32),
+        ("inputs", c_int32),
+        ("groups", c_int32),
+        ("kernel", c_int32 * 2),
+        ("stride", c_int32 * 2),
+        ("dilation", c_int32 * 2),
+        ("padding", c_int32 * 4),
+        ("packed", c_void_p),
+        ("packed_bytes", c_size_t),
+        ("weight_scale", c_void_p),
+        ("bias", c_void_p),
+        ("input_scale", c_float),
+        ("output_scale", c_float),
+        ("input_zero", c_int32),
+        ("output_zero", c_int32),
+        ("low", c_int32),
+        ("high", c_int32),
+    ]
+
+
+class _Residual(ctypes.Structure):
+    _fields_ = [
+        ("values", c_void_p),
+        ("ratio", c_float),
+        ("residual_ratio", c_float),
+        ("zero", c_int32),
+        ("sum_zero", c_int32),
+        ("low", c_int32),
+        ("high", c_int32),
+    ]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        ("x", c_void_p),
+        ("batch", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("y", c_void_p),
+        ("sums", c_void_p),
+        ("residual", POINTER(_Residual)),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_size_t),
+    ]
+
+
+class Kernels:
+    """The library, loaded.
+
+    Args:
+        path: of the shared library.
+    Raises:
+        DeviceError: it cannot be loaded, or is of another ABI version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.c = ctypes.CDLL(str(path))
+            self.c.msq_kernels_abi.restype = c_uint32
+            found = int(self.c.msq_kernels_abi())
+        except (OSError, AttributeError) as error:
+            raise DeviceError(f"{path}: not the packed kernels: {error}", hint="make kernels builds them") from None
+        if found != ABI:
+            raise DeviceError(
+                f"{path}: the packed kernels have interface version {found}, wanted is {ABI}",
+                hint="make kernels builds them anew",
+            )
+        for name in ("msq_error", "msq_tier_name", "msq_built_tier"):
+            getattr(self.c, name).restype = c_char_p
+        self.c.msq_built_tier.argtypes = [c_int32]
+        self.c.msq_use_tier.argtypes = [c_char_p]
+        self.c.msq_layer_create.argtypes = [POINTER(_Spec), POINTER(c_void_p)]
+        self.c.msq_layer_destroy.argtypes = [c_void_p]
+        self.c.msq_layer_destroy.restype = None
+        self.c.msq_layer_output.argtypes = [c_void_p, c_int32, c_int32, c_int32 * 2]
+        self.c.msq_layer_workspace.argtypes = [c_void_p, c_int32, c_int32, c_int32, c_void_p, POINTER(c_size_t)]
+        self.c.msq_layer_run.argtypes = [c_void_p, POINTER(_Call), c_void_p]
+        self.c.msq_threads_create.argtypes = [c_int32, POINTER(c_void_p)]
+        self.c.msq_threads_destroy.argtypes = [c_void_p]
+        self.c.msq_threads_destroy.restype = None
+
+    def built_tiers(self) -> Iterator[str]:
+        """Yield the tiers of this library, best first; not all may run here."""
+        index = 0
+        while (name := self.c.msq_built_tier(index)) is not None:
+            yield name.decode()
+            index += 1
+
+    def tier(self) -> str:
+        """Return the tier that new layers use. Raises DeviceError when MSQ_KERNELS_TIER cannot be had."""
+        name = self.c.msq_tier_name()
+        if name is None:
+            raise self.error(_UNSUPPORTED)
+        return str(name.decode())
+
+    def use_tier(self, name: str | None) -> None:
+        """Make new layers use a tier, or the best again. Raises DeviceError where the processor lacks it."""
+        self.check(self.c.msq_use_tier(name.encode() if name else None))
+
+    def check(self, status: int) -> None:
+        """Raise what a status says: DeviceError for this machine, BundleError for a layer that lies."""
+        if status:
+            raise self.error(status)
+
+    def error(self, status: int) -> MsqError:
+        """Return the error of a status that is not 0."""
+        reason = self.c.msq_error().decode()
+        if status in (_UNSUPPORTED, _ABI):
+            return DeviceError(reason, hint="unset MSQ_KERNELS_TIER, or name a tier that this processor has")
+        return BundleError(f"packed kernels: {reason}", hint="export the model again")
+
+
+@functools.lru_cache
+def kernels() -> Kernels:
+    """Return the library of this processor, or what MSQ_KERNELS_LIBRARY names. Raises DeviceError."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    return Kernels(Path(named) if named else KERNELS / platform.machine() / "libmsq_kernels.so")
+
+
+class Threads:
+    """A pool of threads, the calling one included. Raises BundleError for a count that cannot be had."""
+
+    def __init__(self, count: int, library: Kernels | None = None) -> None:
+        self._library = library or kernels()
+        self.pool = c_void_p()
+        self._library.check(self._library.c.msq_threads_create(count, ctypes.byref(self.pool)))
+
+    def __del__(self) -> None:
+        if getattr(self, "pool", None):
+            self._library.c.msq_threads_destroy(self.pool)
+
+
+class Layer:
+    """A layer of the integer model, prepared.
+
+    Args:
+        node: its weights are read where they lie; they must be at a multiple of 64 bytes.
+        source, out: the tensors that it reads and writes.
+    Raises:
+        BundleError: the layer says what cannot be. DeviceError: the tier asked for cannot be had.
+    """
+
+    def __init__(self, node: Conv2d | Linear, source: Tensor, out: Tensor, library: Kernels | None = None) -> None:
+        self._library = library or kernels()
+        self._out, self._node = out, node
+        weight = node.weight
+        shape = weight.shape if len(weight.shape) == 4 else (weight.outputs, 1, 1, weight.inputs)
+        conv = node if isinstance(node, Conv2d) else None
+        scale, bias = np.ascontiguousarray(weight.scale, np.float32), np.ascontiguousarray(node.bias, np.int32)
+        spec = _Spec(
+            abi=ABI,
+            bits=weight.bits,
+            a=weight.a,
+            z=weight.z,
+            outputs=weight.outputs,
+            inputs=shape[3],
+            groups=conv.groups if conv else 1,
+            kernel=(c_int32 * 2)(*shape[1:3]),
+            stride=(c_int32 * 2)(*(conv.stride if conv else (1, 1))),
+            dilation=(c_int32 * 2)(*(conv.dilation if conv else (1, 1))),
+            padding=(c_int32 * 4)(*(conv.padding if conv else (0, 0, 0, 0))),
+            packed=weight.packed.ctypes.data if weight.bits else None,
+            packed_bytes=weight.packed.nbytes,
+            weight_scale=scale.ctypes.data,
+            bias=bias.ctypes.data,
+            input_scale=source.scale,
+            output_scale=out.scale,
+            input_zero=source.zero_point,
+            output_zero=out.zero_point,
+            low=node.clamp[0],
+            high=node.clamp[1],
+        )
+        self._layer = c_void_p()
+        self._library.check(self._library.c.msq_layer_create(ctypes.byref(spec), ctypes.byref(self._layer)))
+
+    def __del__(self) -> None:
+        if getattr(self, "_layer", None):
+            self._library.c.msq_layer_destroy(self._layer)
+
+    def run(
+        self,
+        x: NDArray[np.int8],
+        *,
+        sums: bool = False,
+        residual: tuple[Add, NDArray[np.int8], Tensor, Tensor] | None = None,
+        threads: Threads | None = None,
+    ) -> Array:
+        """Return the layer's result for int8 (batch, height, width, channels), or (rows, features) of a linear layer.
+
+        Args:
+            x: the input. sums: return the int32 sums before requantization. threads: a pool.
+            residual: an addition on the result: its node, its other input with that tensor, and its output's tensor.
+        """
+        x = np.ascontiguousarray(x)
+        batch, height, width, _ = x.shape if x.ndim == 4 else (1, 1, len(x), 0)
+        size = (c_int32 * 2)()
+        c, pool = self._library.c, threads.pool if threads else None
+        self._library.check(c.msq_layer_output(self._layer, height, width, size))
+        outputs = self._node.weight.outputs
+        shape = (batch, size[0], size[1], outputs) if x.ndim == 4 else (len(x), outputs)
+        y = np.empty(shape, np.int32 if sums else np.int8)
+        needed = c_size_t()
+        self._library.check(c.msq_layer_workspace(self._layer, batch, height, width, pool, ctypes.byref(needed)))
+        workspace = aligned(needed.value)
+        call = _Call(
+            x=x.ctypes.data,
+            batch=batch,
+            height=height,
+            width=width,
+            y=None if sums else y.ctypes.data,
+            sums=y.ctypes.data if sums else None,
+            workspace=workspace.ctypes.data,
+            workspace_bytes=needed.value,
+        )
+        if residual is not None:
+            add, values, other, total = residual
+            values = np.ascontiguousarray(values)
+            call.residual = ctypes.pointer(
+                _Residual(
+                    values=values.ctypes.data,
+                    ratio=np.float32(self._out.scale) / np.float32(total.scale),
+                    residual_ratio=np.float32(other.scale) / np.float32(total.scale),
+                    zero=other.zero_point,
+                    sum_zero=total.zero_point,
+                    low=add.clamp[0],
+                    high=add.clamp[1],
+                )
+            )
+        self._library.check(c.msq_layer_run(self._layer, ctypes.byref(call), pool))
+        return y
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Return an array of `size` bytes (at least one) at a multiple of 64."""
+    room = np.empty(max(size, 1) + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + max(size, 1)]

@@ -1,0 +1,95 @@
+/* AVX512-VNNI tier: a dot instruction over 16 outputs, and GFNI's bit matrices, which take a field out of packed bytes
+ * and make a signed weight of it at once. */
+#include <immintrin.h>
+
+#include "tier.h"
+#include "x86.h"
+
+/* A matrix for each group and plane, and the bits that a product with it lacks. */
+typedef struct {
+    uint64_t matrix[GROUPS][3];
+    __m512i constant;
+} grid512;
+
+#define VEC __m512i
+#define LANES 16
+#define WEIGHTS __m512i
+#define INPUTS const uint8_t *
+#define GRID grid512
+#define GRID_OF(grid) grid_of(grid)
+#define ZERO() _mm512_setzero_si512()
+#define STORE(p, v) _mm512_storeu_si512(p, v)
+#define ADD(a, b) _mm512_add_epi32(a, b)
+#define LOAD_WEIGHTS(p) _mm512_load_si512(p)
+#define STORE_WEIGHTS(p, w) _mm512_store_si512(p, w)
+#define LOAD_16(p) (p)
+#define LOAD_4(p) (p)
+#define DOT(sum, weights, x, lane, wide) _mm512_dpbusd_epi32(sum, inputs_of((x) + 4 * (lane)), weights)
+#define WEIGHTS_OF(block, v, bits, group, grid) weights_of(block, bits, group, &(grid))
+#define TIER_SUMS 24
+#define TIER_TILES(TILE) \
+    TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) \
+    TILE(11, 1) TILE(12, 1) \
+    TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) \
+    TILE(11, 2) TILE(12, 2) \
+    TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) \
+    TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
+
+#include <string.h>
+
+static inline __attribute__((always_inline)) __m512i inputs_of(const uint8_t *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* w = a · code − z: the code's lower bits move up by a − 1, its top bit, inverted, fills all that are above. */
+static grid512 grid_of(msq_grid grid) {
+    grid512 made;
+    const int up = grid.a - 1, top = grid.bits - 1;
+    memset(&made, 0, sizeof made);
+    for (int group = 0; group < GROUPS; group++) {
+        for (int plane = 8, index = 0, low = 0; plane; plane /= 2) {
+            if (grid.bits == 8 ? plane != 8 : plane == 8 || !(grid.bits & plane)) continue;
+            const int shift = plane * (group % (8 / plane));
+            for (int bit = 0; bit < plane; bit++) {
+                const int code = low + bit;
+                for (int to = code + up; to < (code == top ? 8 : code + up + 1); to++)
+                    made.matrix[group][index] |= 1ull << (8 * (7 - to) + shift + bit);
+            }
+            low += plane;
+            index++;
+        }
+    }
+    made.constant = _mm512_set1_epi8((char)(0xff << (top + up) | up));
+    return made;
+}
+
+static inline __attribute__((always_inline)) __m512i product(const uint8_t *atom, const uint64_t *matrix) {
+    return _mm512_gf2p8affine_epi64_epi8(_mm512_loadu_si512(atom), _mm512_set1_epi64((long long)*matrix), 0);
+}
+
+static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *block, const int bits, const int group,
+                                                                const grid512 *grid) {
+    enum { XOR3 = 0x96 };
+    const int first = bits == 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; /* planes, from the lowest bits */
+    const int rest = bits - first, second = rest & 2 ? 2 : rest & 1, third = rest - second;
+    const __m512i one = product(block + group * first / 8 * ATOM, &grid->matrix[group][0]);
+    if (!second) return _mm512_xor_si512(one, grid->constant);
+    const __m512i two = product(block + (first + group * second / 8) * ATOM, &grid->matrix[group][1]);
+    const __m512i most = _mm512_ternarylogic_epi64(one, two, grid->constant, XOR3);
+    if (!third) return most;
+    return _mm512_xor_si512(most, product(block + (first + second) * ATOM, &grid->matrix[group][2]));
+}
+
+#include "loops.h"
+
+static bool supported(void) {
+    const msq_x86 found = msq_x86_features();
+    return HAS_AVX512(found) && HAS_AVX512_VNNI(found) && HAS_GFNI(found);
+}
+
+const msq_tier msq_avx512vnni = {
+    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
+    unpack, tile, fused, depthwise, requantize,
+};

@@ -1,0 +1,18 @@
+/* AVX-VNNI tier: the dot instruction over eight outputs, of processors without AVX-512. */
+#include "ymm.h"
+
+static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i weights, __m256i x, const bool wide) {
+    (void)wide;
+    return _mm256_dpbusd_avx_epi32(sum, x, weights);
+}
+
+#include "loops.h"
+
+static bool supported(void) {
+    const msq_x86 found = msq_x86_features();
+    return HAS_AVX2(found) && HAS_AVXVNNI(found);
+}
+
+const msq_tier msq_avxvnni = {
+    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 2, {6, 3}, unpack, tile, fused, depthwise, requantize,
+};

@@ -1,0 +1,575 @@
+/* A layer: what its caller says is checked, its constants are made, and its work is cut into tiles. */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "msq_kernels.h"
+#include "threads.h"
+#include "tier.h"
+
+enum {
+    FUSED_ROWS = 24,  /* fewer rows than this are multiplied by weights unpacked in registers */
+    CHUNK_ROWS = 384, /* rows that are gathered at once, where they must be gathered */
+    TILE_OUTPUTS = MAX_PANELS * PANEL,
+};
+
+typedef enum { DENSE, DEPTHWISE } layout;
+
+struct msq_layer {
+    msq_layer_spec spec;
+    const msq_tier *tier;
+    msq_grid grid;
+    layout layout;
+    int32_t taps;          /* kernel height · width */
+    int32_t row_groups;    /* groups of four inputs of one output */
+    int32_t *bias;         /* by output, padded to whole panels */
+    float *multiplier;
+};
+
+/* Where one call's rows lie, and what their products are written to. */
+typedef struct {
+    const msq_layer *layer;
+    const msq_call *call;
+    int32_t height, width; /* of y */
+    int32_t images;        /* staged at once */
+    int32_t image;         /* the first of them */
+    int64_t rows;          /* pixels of y of the staged images */
+    bool fused, gathered, staged;
+    int32_t padded_height, padded_width, padded_channels;
+    const uint8_t *source; /* staged images, or x */
+    uint8_t *stage, *chunk, *scratch;
+    size_t thread_bytes;
+    int64_t first_row;     /* of the chunk */
+    int64_t chunk_rows;
+    int32_t group;         /* of channels, being computed */
+    int32_t first_panel, panels, panel_sets, row_parts;
+    int32_t run_count;
+    msq_run runs[64];
+} work;
+
+static size_t rounded(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+static int32_t ceil_of(int64_t size, int32_t by) { return (int32_t)((size + by - 1) / by); }
+
+size_t msq_packed_bytes(int32_t outputs, int32_t inputs, int32_t taps, int32_t bits, int32_t depthwise) {
+    const size_t n = (size_t)outputs, k = (size_t)inputs * (size_t)taps;
+    const size_t codes = depthwise ? rounded(n * k, ATOM) : rounded(n, PANEL) * rounded(k, GROUP);
+    return rounded(codes, GROUPS * ATOM) / (GROUPS * ATOM) * (size_t)bits * ATOM;
+}
+
+static msq_status checked(const msq_layer_spec *s) {
+    if (s->abi != MSQ_KERNELS_ABI)
+        return msq_fail(MSQ_ABI, "the caller was built for version %u of the kernels, this is version %u; rebuild one",
+                        s->abi, MSQ_KERNELS_ABI);
+    if (s->bits < 0 || s->bits > 8) return msq_fail(MSQ_INVALID, "a width of %d bits is not in 0..8", s->bits);
+    if (s->bits && !(s->a == 1 && s->z == 1 << (s->bits - 1)) &&
+        !(s->a == 2 && s->z == (1 << s->bits) - 1 && s->bits < 8))
+        return msq_fail(MSQ_INVALID, "weights of %d bits are %d · code − %d; known are a = 1, z = 2^(bits − 1), and "
+                        "a = 2, z = 2^bits − 1 below 8 bits", s->bits, s->a, s->z);
+    const int32_t most = 1 << 24;
+    if (s->outputs < 1 || s->outputs > most || s->inputs < 1 || s->inputs > most)
+        return msq_fail(MSQ_INVALID, "a layer of %d outputs and %d inputs", s->outputs, s->inputs);
+    if (s->groups < 1 || s->outputs % s->groups)
+        return msq_fail(MSQ_INVALID, "%d outputs do not divide into %d groups", s->outputs, s->groups);
+    for (int i = 0; i < 2; i++) {
+        if (s->kernel[i] < 1 || s->kernel[i] > 1024 || s->stride[i] < 1 || s->dilation[i] < 1 || s->stride[i] > 1024 ||
+            s->dilation[i] > 1024)
+            return msq_fail(MSQ_INVALID, "a kernel of %d × %d, stride %d × %d, dilation %d × %d", s->kernel[0],
+                            s->kernel[1], s->stride[0], s->stride[1], s->dilation[0], s->dilation[1]);
+    }
+    for (int i = 0; i < 4; i++)
+        if (s->padding[i] < 0 || s->padding[i] > 4096) return msq_fail(MSQ_INVALID, "a padding of %d", s->padding[i]);
+    const int64_t k = (int64_t)s->inputs * s->kernel[0] * s->kernel[1];
+    /* |x − zero| ≤ 255 and |w| ≤ 128: beyond this, int32 could overflow. */
+    if (k > INT32_MAX / (255 * 128)) return msq_fail(MSQ_INVALID, "%lld inputs an output overflow int32", (long long)k);
+    if (s->bits) {
+        const bool depthwise = s->inputs == 1 && s->groups == s->outputs;
+        const size_t wanted = msq_packed_bytes(s->outputs, s->inputs, s->kernel[0] * s->kernel[1], s->bits, depthwise);
+        if (s->packed == NULL || s->packed_bytes != wanted)
+            return msq_fail(MSQ_INVALID, "packed weights of %zu bytes; %d × %lld at %d bits take %zu",
+                            s->packed ? s->packed_bytes : 0, s->outputs, (long long)k, s->bits, wanted);
+        if ((uintptr_t)s->packed % ATOM)
+            return msq_fail(MSQ_ALIGNMENT, "packed weights lie %d bytes behind a multiple of 64",
+                            (int)((uintptr_t)s->packed % ATOM));
+    }
+    if (s->weight_scale == NULL || s->bias == NULL) return msq_fail(MSQ_INVALID, "no scales or no bias");
+    if (!(s->input_scale > 0) || !(s->output_scale > 0))
+        return msq_fail(MSQ_INVALID, "scales of %g and %g; both must be above 0", (double)s->input_scale,
+                        (double)s->output_scale);
+    if (s->input_zero < -128 || s->input_zero > 127 || s->output_zero < -128 || s->output_zero > 127 ||
+        s->low < -128 || s->high > 127 || s->low > s->high)
+        return msq_fail(MSQ_INVALID, "zero points %d and %d, clamp %d to %d; all must lie in int8", s->input_zero,
+                        s->output_zero, s->low, s->high);
+    return MSQ_OK;
+}
+
+/* Subtract Σw · (input_zero + flip) from every output's bias, panel by panel. */
+static msq_status fold_zero_point(msq_layer *layer) {
+    const msq_layer_spec *s = &layer->spec;
+    if (s->bits == 0) return MSQ_OK;
+    const bool depthwise = layer->layout == DEPTHWISE;
+    const int64_t k = (int64_t)s->inputs * layer->taps;
+    const int32_t zero = s->input_zero + (depthwise ? 0 : layer->tier->flip);
+    const int32_t groups = depthwise ? ceil_of(k * s->outputs, ATOM) : layer->row_groups;
+    int8_t *weights = aligned_alloc(ATOM, (size_t)groups * ATOM);
+    if (weights == NULL) return msq_fail(MSQ_MEMORY, "no memory for a panel of weights");
+    if (depthwise) {
+        layer->tier->unpack(layer->grid, s->packed, 0, groups, weights, ATOM);
+        for (int64_t i = 0; i < k * s->outputs; i++) layer->bias[i % s->outputs] -= zero * weights[i];
+    } else {
+        for (int32_t n = 0; n < s->outputs; n++) {
+            if (n % PANEL == 0)
+                layer->tier->unpack(layer->grid, s->packed, (size_t)(n / PANEL) * (size_t)groups, groups, weights, ATOM);
+            int32_t sum = 0;
+            for (int64_t i = 0; i < k; i++) sum += weights[i / GROUP * ATOM + n % PANEL * GROUP + i % GROUP];
+            layer->bias[n] = (int32_t)((uint32_t)layer->bias[n] - (uint32_t)zero * (uint32_t)sum);
+        }
+    }
+    free(weights);
+    return MSQ_OK;
+}
+
+msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **out) {
+    *out = NULL;
+    const msq_tier *tier = msq_current_tier();
+    if (tier == NULL) return MSQ_UNSUPPORTED;
+    msq_status status = checked(spec);
+    if (status) return status;
+    msq_layer *layer = calloc(1, sizeof *layer);
+    if (layer == NULL) return msq_fail(MSQ_MEMORY, "no memory for a layer");
+    layer->spec = *spec;
+    layer->tier = tier;
+    layer->grid = (msq_grid){spec->bits, spec->a, spec->z};
+    layer->layout = spec->inputs == 1 && spec->groups == spec->outputs ? DEPTHWISE : DENSE;
+    layer->taps = spec->kernel[0] * spec->kernel[1];
+    layer->row_groups = ceil_of((int64_t)spec->inputs * layer->taps, GROUP);
+    /* A panel set of a group may begin within a panel: room for one more behind the last. */
+    const size_t padded = rounded((size_t)spec->outputs, PANEL) + TILE_OUTPUTS;
+    layer->bias = calloc(padded, sizeof *layer->bias);
+    layer->multiplier = calloc(padded, sizeof *layer->multiplier);
+    if (layer->bias && layer->multiplier) {
+        for (int32_t n = 0; n < spec->outputs; n++) {
+            layer->bias[n] = spec->bias[n];
+            layer->multiplier[n] = spec->input_scale * spec->weight_scale[n] / spec->output_scale;
+        }
+        status = fold_zero_point(layer);
+    } else {
+        status = msq_fail(MSQ_MEMORY, "no memory for a layer of %d outputs", spec->outputs);
+    }
+    layer->spec.weight_scale = NULL;
+    layer->spec.bias = NULL;
+    if (status) {
+        msq_layer_destroy(layer);
+        return status;
+    }
+    *out = layer;
+    return MSQ_OK;
+}
+
+void msq_layer_destroy(msq_layer *layer) {
+    if (layer == NULL) return;
+    free(layer->bias);
+    free(layer->multiplier);
+    free(layer);
+}
+
+msq_status msq_layer_output(const msq_layer *layer, int32_t height, int32_t width, int32_t output[2]) {
+    const msq_layer_spec *s = &layer->spec;
+    const int32_t size[2] = {height, width};
+    for (int i = 0; i < 2; i++) {
+        const int64_t padded = (int64_t)size[i] + s->padding[i] + s->padding[i + 2];
+        const int64_t room = padded - ((int64_t)(s->kernel[i] - 1) * s->dilation[i] + 1);
+        if (size[i] < 1 || size[i] > 1 << 20 || room < 0)
+            return msq_fail(MSQ_INVALID, "a kernel of %d × %d does not fit into %d × %d", s->kernel[0], s->kernel[1],
+                            height, width);
+        output[i] = (int32_t)(room / s->stride[i]) + 1;
+    }
+    return MSQ_OK;
+}
+
+static bool is_pointwise(const msq_layer_spec *s) {
+    const int32_t *p = s->padding;
+    return s->kernel[0] * s->kernel[1] == 1 && s->stride[0] * s->stride[1] == 1 && !(p[0] | p[1] | p[2] | p[3]);
+}
+
+/* A gathered row: zeros, the inputs of whole groups, zeros, for a panel may begin and end within a block. */
+static size_t gathered_bytes(const msq_layer *layer) {
+    return 2 * BLOCK + rounded((size_t)layer->row_groups * GROUP, BLOCK);
+}
+
+static uint8_t *gathered(const work *w, int64_t row) {
+    return w->chunk + (size_t)row * gathered_bytes(w->layer) + BLOCK;
+}
+
+/* Decide how a call is done, and lay out its workspace; return the bytes of it. */
+static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, const msq_threads *threads,
+                       size_t *bytes) {
+    const msq_layer_spec *s = &layer->spec;
+    int32_t out[2];
+    if (call->batch < 1 || call->batch > 1 << 20)
+        return msq_fail(MSQ_INVALID, "a batch of %d images", call->batch);
+    const msq_status status = msq_layer_output(layer, call->height, call->width, out);
+    if (status) return status;
+    *w = (work){.layer = layer, .call = call, .height = out[0], .width = out[1]};
+    const int32_t channels = s->inputs * s->groups;
+    const bool depthwise = layer->layout == DEPTHWISE;
+    const bool padded = s->padding[0] | s->padding[1] | s->padding[2] | s->padding[3];
+    const int64_t pixels = (int64_t)w->height * w->width;
+    const int64_t all = pixels * call->batch;
+
+    /* Small maps are taken several images at a time, and pointwise layers do not know images. */
+    w->images = is_pointwise(s) || pixels >= CHUNK_ROWS ? 1 : (int32_t)(CHUNK_ROWS / pixels);
+    if (w->images > call->batch) w->images = call->batch;
+    w->rows = is_pointwise(s) ? all : pixels * w->images;
+    w->gathered = !depthwise && (s->inputs % GROUP || layer->taps > 64);
+    w->fused = !depthwise && w->rows < FUSED_ROWS;
+    if (w->fused) w->gathered = true;
+    w->staged = depthwise || padded || (layer->tier->flip && !(is_pointwise(s) && w->gathered));
+    /* Gathered rows of a pointwise layer come from x at once; other rows from the staged images, whose pixels of a
+     * depthwise layer are whole panels of channels. */
+    w->padded_channels = depthwise ? (int32_t)rounded((size_t)channels, PANEL) : channels;
+    w->padded_height = call->height + s->padding[0] + s->padding[2];
+    w->padded_width = call->width + s->padding[1] + s->padding[3];
+
+    size_t at = 0;
+    if (w->staged) {
+        const size_t image = (size_t)w->padded_height * (size_t)w->padded_width * (size_t)w->padded_channels;
+        at += rounded(image * (size_t)(is_pointwise(s) ? call->batch : w->images), ATOM);
+    }
+    w->chunk = (uint8_t *)at; /* offsets now, pointers once the workspace is known */
+    w->chunk_rows = w->rows < CHUNK_ROWS || !w->gathered ? w->rows : CHUNK_ROWS;
+    if (w->gathered) at += rounded((size_t)w->chunk_rows * gathered_bytes(layer), ATOM);
+    w->scratch = (uint8_t *)at;
+    const size_t weights =
+        depthwise ? rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM
+                  : w->fused ? 0 : (size_t)layer->tier->panels * (size_t)layer->row_groups * ATOM;
+    const size_t sums = (size_t)MAX_ROWS * TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0);
+    const size_t codes = 2 * (TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0));
+    w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(codes, ATOM);
+    if (depthwise) w->thread_bytes += rounded((size_t)layer->taps * sizeof(void *), ATOM);
+    at += w->thread_bytes * (size_t)msq_thread_count(threads);
+    *bytes = at;
+    return MSQ_OK;
+}
+
+msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t height, int32_t width,
+                               const msq_threads *threads, size_t *bytes) {
+    work w;
+    const msq_call call = {.batch = batch, .height = height, .width = width};
+    return plan(&w, layer, &call, threads, bytes);
+}
+
+/* Part: one row of a padded image, over all staged images. */
+static void stage_row(void *context, int32_t part, int32_t thread) {
+    (void)thread;
+    work *w = context;
+    const msq_layer_spec *s = &w->layer->spec;
+    const uint8_t flip = w->layer->layout == DEPTHWISE ? 0 : w->layer->tier->flip;
+    const uint8_t zero = (uint8_t)(s->input_zero ^ flip);
+    const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
+    const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
+    uint8_t *to = w->stage + (size_t)part * (size_t)w->padded_width * wide;
+    if (y < 0 || y >= w->call->height) {
+        memset(to, zero, (size_t)w->padded_width * wide);
+        return;
+    }
+    const uint8_t *from = (const uint8_t *)w->call->x +
+                          ((size_t)(w->image + image) * (size_t)w->call->height + (size_t)y) *
+                              (size_t)w->call->width * channels;
+    memset(to, zero, (size_t)s->padding[1] * wide);
+    to += (size_t)s->padding[1] * wide;
+    if (wide == channels) {
+        const size_t size = (size_t)w->call->width * channels;
+        for (size_t i = 0; i < size; i++) to[i] = from[i] ^ flip;
+        to += size;
+    } else {
+        for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
+            memcpy(to, from, channels);
+            memset(to + channels, 0, wide - channels);
+        }
+    }
+    memset(to, zero, (size_t)s->padding[3] * wide);
+}
+
+/* Where the receptive field of a row (a pixel of y) begins in the source. */
+static const uint8_t *field(const work *w, int64_t row) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const size_t channels = (size_t)w->padded_channels, offset = (size_t)w->group * (size_t)s->inputs;
+    if (is_pointwise(s)) return w->source + (size_t)row * channels + offset;
+    const int64_t pixels = (int64_t)w->height * w->width;
+    const int64_t image = row / pixels, at = row % pixels;
+    const int64_t y = at / w->width * s->stride[0], x = at % w->width * s->stride[1];
+    return w->source + (size_t)((image * w->padded_height + y) * w->padded_width + x) * channels + offset;
+}
+
+/* Part: one row of the chunk. Its inputs, which may lie apart, are brought together and filled up to whole blocks. */
+static void gather_row(void *context, int32_t part, int32_t thread) {
+    (void)thread;
+    work *w = context;
+    const msq_layer_spec *s = &w->layer->spec;
+    const size_t channels = (size_t)w->padded_channels, inputs = (size_t)s->inputs;
+    uint8_t *to = gathered(w, part), *const end = to - BLOCK + gathered_bytes(w->layer);
+    memset(to - BLOCK, 0, BLOCK);
+    const uint8_t *from = field(w, w->first_row + part);
+    const uint8_t flip = w->staged ? 0 : w->layer->tier->flip;
+    for (int32_t y = 0; y < s->kernel[0]; y++) {
+        for (int32_t x = 0; x < s->kernel[1]; x++) {
+            const uint8_t *tap = from + ((size_t)(y * s->dilation[0]) * (size_t)w->padded_width +
+                                         (size_t)(x * s->dilation[1])) * channels;
+            for (size_t i = 0; i < inputs; i++) to[i] = tap[i] ^ flip;
+            to += inputs;
+        }
+    }
+    memset(to, 0, (size_t)(end - to));
+}
+
+static msq_epilogue epilogue_of(const work *w, int32_t output) {
+    const msq_layer *layer = w->layer;
+    const msq_layer_spec *s = &layer->spec;
+    msq_epilogue e = {
+        .bias = layer->bias + output,
+        .multiplier = layer->multiplier + output,
+        .low = (float)(s->low - s->output_zero),
+        .high = (float)(s->high - s->output_zero),
+        .zero = s->output_zero,
+    };
+    const msq_residual *r = w->call->residual;
+    if (r) {
+        e.ratio = r->ratio;
+        e.residual_ratio = r->residual_ratio;
+        e.residual_zero = r->zero;
+        e.sum_zero = r->sum_zero;
+        e.sum_low = r->low;
+        e.sum_high = r->high;
+    }
+    return e;
+}
+
+/* Write `count` outputs of a row from their sums. codes: room for count, rounded up to whole panels, twice. */
+static void finish(const work *w, msq_epilogue *e, const int32_t *sums, int64_t row, int32_t output, int32_t count,
+                   int8_t *codes) {
+    const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) *
+                          (size_t)w->layer->spec.outputs + (size_t)output;
+    if (w->call->sums) {
+        for (int32_t i = 0; i < count; i++) w->call->sums[at + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
+        return;
+    }
+    const int32_t padded = (int32_t)rounded((size_t)count, PANEL);
+    int8_t *y = w->call->y + at;
+    const msq_residual *residual = w->call->residual;
+    if (padded == count) {
+        e->values = residual ? residual->values + at : NULL;
+        w->layer->tier->requantize(sums, e, count, y);
+        return;
+    }
+    if (residual) {
+        memcpy(codes + padded, residual->values + at, (size_t)count);
+        e->values = codes + padded;
+    }
+    w->layer->tier->requantize(sums, e, padded, codes);
+    memcpy(y, codes, (size_t)count);
+}
+
+/* The outputs of the group being computed that lie in panels first … first + panels − 1. */
+typedef struct {
+    int32_t panel, panels, output, count, skip;
+} outputs_of;
+
+static outputs_of outputs_in(const work *w, int32_t first, int32_t panels) {
+    const int32_t size = w->layer->spec.outputs / w->layer->spec.groups, begin = w->group * size;
+    outputs_of o = {.panel = first, .panels = panels, .output = first * PANEL, .count = panels * PANEL};
+    if (o.output < begin) {
+        o.skip = begin - o.output;
+        o.output = begin;
+        o.count -= o.skip;
+    }
+    if (o.output + o.count > begin + size) o.count = begin + size - o.output;
+    return o;
+}
+
+/* Part: a set of panels over a share of the rows of the chunk. */
+static void multiply(void *context, int32_t part, int32_t thread) {
+    work *w = context;
+    const msq_layer *layer = w->layer;
+    const msq_tier *tier = layer->tier;
+    const int32_t set = part / w->row_parts, share = part % w->row_parts;
+    const int32_t panels = w->panels - set * tier->panels < tier->panels ? w->panels - set * tier->panels : tier->panels;
+    const outputs_of o = outputs_in(w, w->first_panel + set * tier->panels, panels);
+
+    uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
+    int8_t *weights = (int8_t *)own;
+    own += rounded((size_t)tier->panels * (size_t)layer->row_groups * ATOM, ATOM);
+    int32_t *sums = (int32_t *)own;
+    own += (size_t)MAX_ROWS * TILE_OUTPUTS * sizeof(int32_t);
+    int8_t *codes = (int8_t *)own;
+
+    for (int32_t p = 0; p < panels; p++)
+        tier->unpack(layer->grid, layer->spec.packed, (size_t)(o.panel + p) * (size_t)layer->row_groups,
+                     layer->row_groups, weights + p * ATOM, (size_t)panels * ATOM);
+
+    const int64_t per_share = (w->chunk_rows + w->row_parts - 1) / w->row_parts;
+    const int64_t end = (share + 1) * per_share < w->chunk_rows ? (share + 1) * per_share : w->chunk_rows;
+    const int32_t most = tier->rows[panels - 1];
+    msq_epilogue e = epilogue_of(w, o.output);
+    for (int64_t row = share * per_share; row < end;) {
+        const int32_t rows = end - row < most ? (int32_t)(end - row) : most;
+        const uint8_t *x[MAX_ROWS];
+        for (int32_t r = 0; r < rows; r++)
+            x[r] = w->gathered ? gathered(w, row + r) : field(w, w->first_row + row + r);
+        tier->tile(layer->grid, rows, panels, x, w->runs, w->run_count, weights, sums);
+        for (int32_t r = 0; r < rows; r++)
+            finish(w, &e, sums + r * panels * PANEL + o.skip, w->first_row + row + r, o.output, o.count, codes);
+        row += rows;
+    }
+}
+
+/* Part: one panel over all rows, of which there are few. */
+static void multiply_fused(void *context, int32_t part, int32_t thread) {
+    work *w = context;
+    const msq_layer *layer = w->layer;
+    const outputs_of o = outputs_in(w, w->first_panel + part, 1);
+    int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
+    int8_t *codes = (int8_t *)(sums + MAX_ROWS * TILE_OUTPUTS);
+    const size_t first = (size_t)o.panel * (size_t)layer->row_groups, skip = first % GROUPS;
+    const int32_t blocks = ceil_of((int64_t)skip + layer->row_groups, GROUPS);
+    const uint8_t *packed = layer->spec.packed + first / GROUPS * (size_t)layer->grid.bits * ATOM;
+    msq_epilogue e = epilogue_of(w, o.output);
+    for (int64_t row = 0; row < w->chunk_rows; row += 4) {
+        const int32_t rows = w->chunk_rows - row < 4 ? (int32_t)(w->chunk_rows - row) : 4;
+        const uint8_t *x[4];
+        for (int32_t r = 0; r < rows; r++) x[r] = gathered(w, row + r) - skip * GROUP;
+        layer->tier->fused(layer->grid, rows, x, blocks, packed, sums);
+        for (int32_t r = 0; r < rows; r++)
+            finish(w, &e, sums + r * PANEL + o.skip, w->first_row + row + r, o.output, o.count, codes);
+    }
+}
+
+/* Part: a share of the rows of y of a depthwise layer, over all staged images. */
+static void slide(void *context, int32_t part, int32_t thread) {
+    work *w = context;
+    const msq_layer *layer = w->layer;
+    const msq_layer_spec *s = &layer->spec;
+    uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
+    int8_t *weights = (int8_t *)own;
+    own += rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM;
+    int32_t *sums = (int32_t *)own;
+    own += rounded((size_t)w->padded_channels * sizeof(int32_t), ATOM);
+    const int8_t **x = (const int8_t **)own;
+    own += rounded((size_t)layer->taps * sizeof(void *), ATOM);
+    int8_t *codes = (int8_t *)own;
+    layer->tier->unpack(layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), weights, ATOM);
+    const int32_t lines = w->height * w->images, per_part = ceil_of(lines, w->row_parts);
+    const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
+    msq_epilogue e = epilogue_of(w, 0);
+    for (int64_t row = (int64_t)part * per_part * w->width; row < (int64_t)end * w->width; row++) {
+        const uint8_t *from = field(w, row);
+        for (int32_t t = 0; t < layer->taps; t++) {
+            const int32_t ky = t / s->kernel[1] * s->dilation[0], kx = t % s->kernel[1] * s->dilation[1];
+            x[t] = (const int8_t *)from + ((size_t)ky * (size_t)w->padded_width + (size_t)kx) * (size_t)w->padded_channels;
+        }
+        layer->tier->depthwise(layer->taps, w->padded_channels, x, weights, (size_t)s->outputs, sums);
+        finish(w, &e, sums, row, 0, s->outputs, codes);
+    }
+}
+
+/* Part: one row of y of a layer without bits. */
+static void write_bias(void *context, int32_t part, int32_t thread) {
+    work *w = context;
+    int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
+    int8_t *codes = (int8_t *)(sums + TILE_OUTPUTS);
+    memset(sums, 0, TILE_OUTPUTS * sizeof *sums);
+    for (int32_t n = 0; n < w->layer->spec.outputs; n += TILE_OUTPUTS) {
+        const int32_t left = w->layer->spec.outputs - n;
+        msq_epilogue e = epilogue_of(w, n);
+        finish(w, &e, sums, part, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
+    }
+}
+
+/* Say where the four-input groups of a row lie, from its first byte. */
+static void lay_runs(work *w) {
+    const msq_layer_spec *s = &w->layer->spec;
+    w->run_count = 0;
+    if (w->gathered) {
+        w->runs[w->run_count++] = (msq_run){0, w->layer->row_groups};
+        return;
+    }
+    const ptrdiff_t pixel = w->padded_channels, line = (ptrdiff_t)w->padded_width * pixel;
+    const bool joined = s->dilation[1] == 1 && s->groups == 1; /* pixels of a line follow one another */
+    for (int32_t y = 0; y < s->kernel[0]; y++) {
+        const ptrdiff_t at = y * s->dilation[0] * line;
+        if (joined) {
+            w->runs[w->run_count++] = (msq_run){at, s->kernel[1] * s->inputs / GROUP};
+            continue;
+        }
+        for (int32_t x = 0; x < s->kernel[1]; x++)
+            w->runs[w->run_count++] = (msq_run){at + x * s->dilation[1] * pixel, s->inputs / GROUP};
+    }
+}
+
+static void multiply_rows(work *w, msq_threads *threads) {
+    const msq_layer *layer = w->layer;
+    const int32_t size = layer->spec.outputs / layer->spec.groups, count = msq_thread_count(threads);
+    lay_runs(w);
+    const int64_t chunk = w->chunk_rows;
+    for (w->group = 0; w->group < layer->spec.groups; w->group++) {
+        w->first_panel = w->group * size / PANEL;
+        w->panels = ceil_of((int64_t)(w->group + 1) * size, PANEL) - w->first_panel;
+        w->panel_sets = ceil_of(w->panels, layer->tier->panels);
+        for (w->first_row = 0; w->first_row < w->rows; w->first_row += chunk) {
+            w->chunk_rows = w->rows - w->first_row < chunk ? w->rows - w->first_row : chunk;
+            if (w->gathered) msq_share(threads, (int32_t)w->chunk_rows, gather_row, w);
+            /* Rows are cut too where there are not enough panels for all threads to end together. */
+            w->row_parts = count > 1 && w->panel_sets % count ? count : 1;
+            if (w->fused)
+                msq_share(threads, w->panels, multiply_fused, w);
+            else
+                msq_share(threads, w->panel_sets * w->row_parts, multiply, w);
+        }
+    }
+    w->chunk_rows = chunk;
+}
+
+msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads) {
+    work w;
+    size_t bytes;
+    const msq_status status = plan(&w, layer, call, threads, &bytes);
+    if (status) return status;
+    if (call->x == NULL || (call->y == NULL) == (call->sums == NULL))
+        return msq_fail(MSQ_INVALID, "an input and either y or sums are wanted");
+    if (call->workspace == NULL || call->workspace_bytes < bytes)
+        return msq_fail(MSQ_INVALID, "a workspace of %zu bytes; %zu are needed",
+                        call->workspace ? call->workspace_bytes : 0, bytes);
+    if ((uintptr_t)call->workspace % ATOM)
+        return msq_fail(MSQ_ALIGNMENT, "a workspace %d bytes behind a multiple of 64",
+                        (int)((uintptr_t)call->workspace % ATOM));
+    uint8_t *base = call->workspace;
+    w.stage = base;
+    w.chunk = base + (size_t)w.chunk;
+    w.scratch = base + (size_t)w.scratch;
+    if (layer->grid.bits == 0) {
+        const int64_t rows = (int64_t)w.height * w.width * call->batch;
+        msq_share(threads, (int32_t)rows, write_bias, &w);
+        return MSQ_OK;
+    }
+    const bool pointwise = is_pointwise(&layer->spec);
+    const int32_t step = pointwise ? call->batch : w.images;
+    const int64_t pixels = (int64_t)w.height * w.width;
+    for (w.image = 0; w.image < call->batch; w.image += step) {
+        w.images = call->batch - w.image < step ? call->batch - w.image : step;
+        w.rows = pixels * w.images;
+        if (!w.gathered) w.chunk_rows = w.rows;
+        w.source = w.stage;
+        if (w.staged)
+            msq_share(threads, w.padded_height * w.images, stage_row, &w);
+        else
+            w.source = (const uint8_t *)call->x +
+                       (size_t)w.image * (size_t)call->height * (size_t)call->width * (size_t)w.padded_channels;
+        if (layer->layout == DEPTHWISE) {
+            w.row_parts = msq_thread_count(threads);
+            msq_share(threads, w.row_parts, slide, &w);
+        } else {
+            multiply_rows(&w, threads);
+        }
+    }
+    return MSQ_OK;
+}

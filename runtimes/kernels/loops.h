@@ -1,0 +1,257 @@
+/* The loops of a tier, written once over the few operations that a tier defines before it includes this file:
+ *
+ *   VEC, LANES                 int32 sums of LANES outputs
+ *   WEIGHTS                    LANES · 4 int8 weights: the operand of DOT
+ *   BYTES                      as many bytes of packed codes
+ *   INPUTS                     up to 16 inputs of a row, or where they lie
+ *   ZERO() LOAD(p) STORE(p,v) ADD(v,v)       of VEC
+ *   LOAD_WEIGHTS(p) STORE_WEIGHTS(p,w)
+ *   LOAD_16(p) LOAD_4(p)       inputs of four groups, of one group
+ *   DOT(sums, weights, inputs, lane, wide)   sums + Σ of the four products of group `lane`; wide: |w| may exceed 64
+ *   WEIGHTS_OF(block, v, bits, group, grid)  the weights of vector v of a group of a packed block
+ *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a call
+ *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
+ *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
+ *   TIER_IS_SMALL              where loops are better left loops
+ */
+#include <string.h>
+
+#include "tier.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(TIER_IS_SMALL)
+#define UNROLL
+#elif defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#define VECS (PANEL / LANES)
+
+/* Bits of a code that a plane holds, from the plane of its lowest bits: 8, or 4, 2 and 1 as far as the width has them. */
+#define HAS_PLANE(bits, plane) ((plane) == 8 ? (bits) == 8 : (bits) < 8 && ((bits) & (plane)))
+
+/* The planes below one of 4, 2, 1 bits are those that are larger. */
+#define PLANES_BELOW(bits, plane) ((plane) == 8 ? 0 : (bits) & ~(2 * (plane) - 1))
+
+INLINE bool is_wide(msq_grid grid) { return grid.bits + (grid.a == 2) > 7; }
+
+INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
+                      const int8_t *weights, VEC *sums) {
+    (void)wide;
+    WEIGHTS w[MAX_PANELS * VECS];
+    UNROLL for (int v = 0; v < vecs; v++) w[v] = LOAD_WEIGHTS(weights + v * LANES * GROUP);
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int v = 0; v < vecs; v++) sums[r * vecs + v] = DOT(sums[r * vecs + v], w[v], x[r], lane, wide);
+    }
+}
+
+INLINE void tile_of(const int rows, const int vecs, const bool wide, const uint8_t *const *x, const msq_run *runs,
+                    int32_t run_count, const int8_t *weights, int32_t *out) {
+    const int step = vecs * LANES * GROUP;
+    VEC sums[TIER_SUMS];
+    UNROLL for (int i = 0; i < rows * vecs; i++) sums[i] = ZERO();
+    for (int32_t run = 0; run < run_count; run++) {
+        const ptrdiff_t offset = runs[run].offset;
+        int32_t left = runs[run].groups, at = 0;
+        INPUTS now[MAX_ROWS];
+        for (; left >= 4; left -= 4, at += 16, weights += 4 * step) {
+            UNROLL for (int r = 0; r < rows; r++) now[r] = LOAD_16(x[r] + offset + at);
+            tile_step(rows, vecs, 0, wide, now, weights, sums);
+            tile_step(rows, vecs, 1, wide, now, weights + step, sums);
+            tile_step(rows, vecs, 2, wide, now, weights + 2 * step, sums);
+            tile_step(rows, vecs, 3, wide, now, weights + 3 * step, sums);
+        }
+        for (; left > 0; left--, at += 4, weights += step) {
+            UNROLL for (int r = 0; r < rows; r++) now[r] = LOAD_4(x[r] + offset + at);
+            tile_step(rows, vecs, 0, wide, now, weights, sums);
+        }
+    }
+    UNROLL for (int i = 0; i < rows * vecs; i++) STORE(out + i * LANES, sums[i]);
+}
+
+#define TILE(r, p) \
+    case (p) * 32 + (r): \
+        tile_of(r, (p) * VECS, wide, x, runs, run_count, weights, sums); \
+        return;
+
+INLINE void tile_sizes(const bool wide, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
+                       int32_t run_count, const int8_t *weights, int32_t *sums) {
+    switch (panels * 32 + rows) {
+        TIER_TILES(TILE)
+        default:
+            __builtin_unreachable();
+    }
+}
+
+static void tile(msq_grid grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
+                 int32_t run_count, const int8_t *weights, int32_t *sums) {
+#ifdef TIER_CARES_FOR_WIDE
+    if (is_wide(grid)) {
+        tile_sizes(true, rows, panels, x, runs, run_count, weights, sums);
+        return;
+    }
+#else
+    (void)grid;
+#endif
+    tile_sizes(false, rows, panels, x, runs, run_count, weights, sums);
+}
+
+INLINE void unpack_blocks(const int bits, GRID const *made, const uint8_t *packed, int32_t blocks, int8_t *weights,
+                          size_t stride) {
+    for (; blocks > 0; blocks--, packed += bits * ATOM, weights += GROUPS * stride) {
+        UNROLL for (int group = 0; group < GROUPS; group++) {
+            UNROLL for (int v = 0; v < VECS; v++) {
+                STORE_WEIGHTS(weights + (size_t)group * stride + v * LANES * GROUP,
+                              WEIGHTS_OF(packed, v, bits, group, *made));
+            }
+        }
+    }
+}
+
+INLINE void unpack_of(const int bits, msq_grid grid, const uint8_t *packed, size_t first, int32_t groups,
+                      int8_t *weights, size_t stride) {
+    const GRID made = GRID_OF(grid);
+    packed += first / GROUPS * (size_t)bits * ATOM;
+    /* A panel may begin and end within a block: of such ones all is unpacked, and what belongs to it is taken. */
+    for (int32_t skip = (int32_t)(first % GROUPS); groups > 0; skip = 0) {
+        if (skip == 0 && groups >= GROUPS) {
+            unpack_blocks(bits, &made, packed, groups / GROUPS, weights, stride);
+            packed += groups / GROUPS * bits * ATOM;
+            weights += (size_t)(groups / GROUPS * GROUPS) * stride;
+            groups %= GROUPS;
+            continue;
+        }
+        _Alignas(ATOM) int8_t block[GROUPS * ATOM];
+        const int32_t taken = groups < GROUPS - skip ? groups : GROUPS - skip;
+        unpack_blocks(bits, &made, packed, 1, block, ATOM);
+        for (int32_t i = 0; i < taken; i++) memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
+        packed += bits * ATOM;
+        weights += (size_t)taken * stride;
+        groups -= taken;
+    }
+}
+
+static void unpack(msq_grid grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights,
+                   size_t stride) {
+    switch (grid.bits) {
+#define UNPACK(bits) \
+    case bits: \
+        unpack_of(bits, grid, packed, first, groups, weights, stride); \
+        return;
+        UNPACK(1) UNPACK(2) UNPACK(3) UNPACK(4) UNPACK(5) UNPACK(6) UNPACK(7) UNPACK(8)
+#undef UNPACK
+        default:
+            __builtin_unreachable();
+    }
+}
+
+/* Chains of sums that a row of a fused tile has, so that a product need not wait for the one before. */
+#define CHAINS(rows) (VECS * (rows) >= 8 ? 1 : VECS * (rows) >= 4 ? 2 : 4)
+
+INLINE void fused_of(const int bits, const int rows, const bool wide, msq_grid grid, const uint8_t *const *x,
+                     int32_t blocks, const uint8_t *packed, int32_t *out) {
+    (void)wide;
+    const GRID made = GRID_OF(grid);
+    const int chains = CHAINS(rows);
+    VEC sums[4 * VECS * 4];
+    UNROLL for (int i = 0; i < rows * VECS * chains; i++) sums[i] = ZERO();
+    for (int32_t block = 0; block < blocks; block++, packed += bits * ATOM) {
+        INPUTS now[2 * 4];
+        UNROLL for (int r = 0; r < rows; r++) {
+            now[2 * r] = LOAD_16(x[r] + block * BLOCK);
+            now[2 * r + 1] = LOAD_16(x[r] + block * BLOCK + 16);
+        }
+#define FUSED_GROUP(group) \
+    UNROLL for (int v = 0; v < VECS; v++) { \
+        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, made); \
+        UNROLL for (int r = 0; r < rows; r++) { \
+            VEC *sum = &sums[(r * VECS + v) * chains + (group) % chains]; \
+            *sum = DOT(*sum, w, now[2 * r + (group) / 4], (group) % 4, wide); \
+        } \
+    }
+        FUSED_GROUP(0) FUSED_GROUP(1) FUSED_GROUP(2) FUSED_GROUP(3)
+        FUSED_GROUP(4) FUSED_GROUP(5) FUSED_GROUP(6) FUSED_GROUP(7)
+#undef FUSED_GROUP
+    }
+    UNROLL for (int i = 0; i < rows * VECS; i++) {
+        VEC sum = ZERO();
+        UNROLL for (int chain = 0; chain < chains; chain++) sum = ADD(sum, sums[i * chains + chain]);
+        STORE(out + i * LANES, sum);
+    }
+}
+
+INLINE void fused_rows(const int bits, msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks,
+                       const uint8_t *packed, int32_t *sums) {
+    /* One bit more where a = 2; both grids of a width are of one instance, so the wider counts. */
+    const bool wide = bits > 6;
+    switch (rows) {
+        case 1: fused_of(bits, 1, wide, grid, x, blocks, packed, sums); return;
+        case 2: fused_of(bits, 2, wide, grid, x, blocks, packed, sums); return;
+        case 3: fused_of(bits, 3, wide, grid, x, blocks, packed, sums); return;
+        case 4: fused_of(bits, 4, wide, grid, x, blocks, packed, sums); return;
+        default: __builtin_unreachable();
+    }
+}
+
+static void fused(msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
+                  int32_t *sums) {
+    switch (grid.bits) {
+#define FUSED(bits) \
+    case bits: \
+        fused_rows(bits, grid, rows, x, blocks, packed, sums); \
+        return;
+        FUSED(1) FUSED(2) FUSED(3) FUSED(4) FUSED(5) FUSED(6) FUSED(7) FUSED(8)
+#undef FUSED
+        default:
+            __builtin_unreachable();
+    }
+}
+
+/* What follows is plain C: a compiler makes vectors of it, of the tier's instructions. */
+
+#ifndef TIER_HAS_DEPTHWISE
+static void depthwise(int32_t taps, int32_t channels, const int8_t *const *x, const int8_t *weights, size_t stride,
+                      int32_t *sums) {
+    for (int32_t c = 0; c < channels; c += PANEL) {
+        int32_t sum[PANEL] = {0};
+        for (int32_t t = 0; t < taps; t++) {
+            const int8_t *in = x[t] + c, *w = weights + (size_t)t * stride + c;
+            for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * w[i]);
+        }
+        memcpy(sums + c, sum, sizeof sum);
+    }
+}
+#endif
+
+INLINE float within(float value, float low, float high) {
+    value = value < low ? low : value;
+    return value > high ? high : value;
+}
+
+/* Clamped before it is rounded: between whole limits the order makes no difference, and no float leaves int's range. */
+static void requantize(const int32_t *sums, const msq_epilogue *e, int32_t count, int8_t *y) {
+    const int32_t *bias = e->bias;
+    const float *multiplier = e->multiplier;
+    const float low = e->low, high = e->high;
+    if (e->values == NULL) {
+        const int32_t zero = e->zero;
+        for (int32_t i = 0; i < count; i++) {
+            const float sum = (float)(int32_t)((uint32_t)sums[i] + (uint32_t)bias[i]);
+            y[i] = (int8_t)((int32_t)__builtin_rintf(within(sum * multiplier[i], low, high)) + zero);
+        }
+        return;
+    }
+    const int8_t *values = e->values;
+    const float ratio = e->ratio, residual_ratio = e->residual_ratio;
+    const int32_t residual_zero = e->residual_zero;
+    const float sum_low = (float)(e->sum_low - e->sum_zero), sum_high = (float)(e->sum_high - e->sum_zero);
+    for (int32_t i = 0; i < count; i++) {
+        const float sum = (float)(int32_t)((uint32_t)sums[i] + (uint32_t)bias[i]);
+        const float code = __builtin_rintf(within(sum * multiplier[i], low, high));
+        const float left = __builtin_rintf(code * ratio);
+        const float right = __builtin_rintf((float)(values[i] - residual_zero) * residual_ratio);
+        y[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + e->sum_zero);
+    }
+}

@@ -1,0 +1,120 @@
+/* Layers of bit-packed weights (0..8 bits) on int8 activations, with exactly the arithmetic of the integer model.
+ *
+ *     sums[n] = Σ_k (x[k] − input_zero) · w[n][k] + bias[n]          int32, w = a · code − z
+ *     y[n]    = clamp(rint(float(sums[n]) · m[n]) + output_zero)     m = (input_scale · weight_scale[n]) / output_scale
+ *
+ * Activations are NHWC. Weights lie as msq/packing.py says, and are read where they lie: nothing is copied, so a mapped
+ * file stays a mapped file. All functions may be called from any thread; one layer runs in one thread at a time only as
+ * far as its workspace is shared. Functions that return an msq_status leave the reason in msq_error() otherwise.
+ */
+#ifndef MSQ_KERNELS_H
+#define MSQ_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MSQ_KERNELS_ABI 1
+
+#if defined(_WIN32)
+#define MSQ_API __declspec(dllexport)
+#else
+#define MSQ_API __attribute__((visibility("default")))
+#endif
+
+typedef enum {
+    MSQ_OK = 0,
+    MSQ_INVALID = 1,     /* a width, a shape or a size that lies */
+    MSQ_ALIGNMENT = 2,   /* packed weights or a workspace not at a multiple of 64 bytes */
+    MSQ_UNSUPPORTED = 3, /* a tier that this processor cannot run */
+    MSQ_MEMORY = 4,
+    MSQ_ABI = 5 /* a caller built for another version */
+} msq_status;
+
+/* What a layer is. A linear layer is a 1 × 1 convolution; a depthwise one has groups == outputs and inputs == 1. */
+typedef struct {
+    uint32_t abi;         /* MSQ_KERNELS_ABI */
+    int32_t bits;         /* stored width, 0..8; at 0 all weights are 0 and packed is not read */
+    int32_t a, z;         /* w = a · code − z, within [−128, 127] for every code */
+    int32_t outputs;      /* N, output channels */
+    int32_t inputs;       /* input channels of a group */
+    int32_t groups;       /* divides N */
+    int32_t kernel[2];    /* height, width */
+    int32_t stride[2];    /* ≥ 1 */
+    int32_t dilation[2];  /* ≥ 1 */
+    int32_t padding[4];   /* top, left, bottom, right; padded with input_zero */
+    const uint8_t *packed;     /* 64-byte aligned; lives as long as the layer */
+    size_t packed_bytes;       /* exactly msq_packed_bytes of the shape */
+    const float *weight_scale; /* (N); copied */
+    const int32_t *bias;       /* (N); copied */
+    float input_scale, output_scale;
+    int32_t input_zero, output_zero; /* −128..127 */
+    int32_t low, high;               /* clamp of y, codes */
+} msq_layer_spec;
+
+/* A residual addition on the layer's result: clamp(rint(float(y − output_zero) · ratio) + rint(float(r − zero) ·
+ * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. */
+typedef struct {
+    const int8_t *values; /* r, the shape of y */
+    float ratio, residual_ratio;
+    int32_t zero, sum_zero, low, high;
+} msq_residual;
+
+/* One call of a layer. */
+typedef struct {
+    const int8_t *x; /* (batch, height, width, inputs · groups) */
+    int32_t batch, height, width;
+    int8_t *y;                    /* (batch, output height, output width, N), or NULL where sums are wanted */
+    int32_t *sums;                /* same shape, or NULL: the sums before requantization */
+    const msq_residual *residual; /* or NULL */
+    void *workspace;              /* 64-byte aligned, msq_layer_workspace bytes, used by this call alone */
+    size_t workspace_bytes;
+} msq_call;
+
+typedef struct msq_layer msq_layer;
+typedef struct msq_threads msq_threads;
+
+/* Version of this interface that the library was built with. */
+MSQ_API uint32_t msq_kernels_abi(void);
+
+/* Why the last call of this thread failed; never NULL, valid until its next call. */
+MSQ_API const char *msq_error(void);
+
+/* The tier that new layers use: the best of this processor, or what MSQ_KERNELS_TIER or msq_use_tier says.
+ * NULL, with msq_error(), where MSQ_KERNELS_TIER names one that cannot be had. */
+MSQ_API const char *msq_tier_name(void);
+
+/* Make new layers use a tier by name; NULL: the best again. MSQ_UNSUPPORTED says which instruction is missing. */
+MSQ_API msq_status msq_use_tier(const char *name);
+
+/* Name of the index-th tier built into this library, best first; NULL behind the last. */
+MSQ_API const char *msq_built_tier(int32_t index);
+
+/* Bytes of the packed weights of a layer, filling included; 0 at 0 bits. The shape is (N, taps · inputs) as a matrix. */
+MSQ_API size_t msq_packed_bytes(int32_t outputs, int32_t inputs, int32_t taps, int32_t bits, int32_t depthwise);
+
+/* Prepare a layer. Bytes held beside the packed weights: 12 a channel, rounded up to 16 channels. */
+MSQ_API msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **layer);
+MSQ_API void msq_layer_destroy(msq_layer *layer);
+
+/* Output height and width for an input of height × width. MSQ_INVALID: the kernel does not fit into it. */
+MSQ_API msq_status msq_layer_output(const msq_layer *layer, int32_t height, int32_t width, int32_t output[2]);
+
+/* Bytes of workspace that a call of this shape needs, with so many threads. */
+MSQ_API msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t height, int32_t width,
+                                       const msq_threads *threads, size_t *bytes);
+
+/* Run a layer. threads: a pool, or NULL for the calling thread alone; a pool is used by one call at a time. */
+MSQ_API msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads);
+
+/* A pool of count threads, the calling one included. */
+MSQ_API msq_status msq_threads_create(int32_t count, msq_threads **threads);
+MSQ_API void msq_threads_destroy(msq_threads *threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,62 @@
+/* Scalar tier: plain C, one output at a time. The reference of the others, and what runs where no other can. */
+#include "tier.h"
+
+typedef struct {
+    int8_t w[GROUP];
+} weights4;
+
+typedef const int8_t *inputs16;
+
+#define VEC int32_t
+#define LANES 1
+#define WEIGHTS weights4
+#define INPUTS inputs16
+#define GRID msq_grid
+#define GRID_OF(grid) (grid)
+#define ZERO() 0
+#define STORE(p, v) (*(p) = (v))
+#define ADD(a, b) ((a) + (b))
+#define LOAD_WEIGHTS(p) load_weights(p)
+#define STORE_WEIGHTS(p, x) memcpy(p, (x).w, GROUP)
+#define LOAD_16(p) ((const int8_t *)(p))
+#define LOAD_4(p) ((const int8_t *)(p))
+#define DOT(sum, weights, x, lane, wide) dot(sum, weights, (x) + 4 * (lane))
+#define WEIGHTS_OF(block, v, bits, group, grid) weights_of((block) + (v) * GROUP, bits, group, grid)
+#define TIER_IS_SMALL
+#define TIER_SUMS 64
+#define TIER_TILES(TILE) TILE(1, 1) TILE(2, 1)
+
+#include <string.h>
+
+static inline weights4 load_weights(const int8_t *p) {
+    weights4 loaded;
+    memcpy(loaded.w, p, GROUP);
+    return loaded;
+}
+
+static inline int32_t dot(int32_t sum, weights4 weights, const int8_t *x) {
+    for (int k = 0; k < GROUP; k++) sum += x[k] * weights.w[k];
+    return sum;
+}
+
+static inline weights4 weights_of(const uint8_t *block, int bits, int group, msq_grid grid) {
+    weights4 found;
+    for (int k = 0; k < GROUP; k++) {
+        int code = 0, low = 0;
+        for (int plane = 8; plane; plane /= 2) {
+            if (bits == 8 ? plane != 8 : plane == 8 || !(bits & plane)) continue;
+            const int fields = 8 / plane;
+            const int atom = low + group / fields, shift = plane * (group % fields);
+            code |= (block[atom * ATOM + k] >> shift & ((1 << plane) - 1)) << low;
+            low += plane;
+        }
+        found.w[k] = (int8_t)(grid.a * code - grid.z);
+    }
+    return found;
+}
+
+#include "loops.h"
+
+static bool supported(void) { return true; }
+
+const msq_tier msq_scalar = {"scalar", "nothing", supported, 0, 1, {2}, unpack, tile, fused, depthwise, requantize};

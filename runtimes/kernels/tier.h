@@ -1,0 +1,78 @@
+/* What a tier is: the few loops that differ from one instruction set to another. layer.c does the rest, once. */
+#ifndef MSQ_TIER_H
+#define MSQ_TIER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PANEL = 16, BLOCK = 32, ATOM = 64, GROUP = 4, GROUPS = 8 };
+
+enum { MAX_ROWS = 16, MAX_PANELS = 4 };
+
+/* Consecutive groups of four inputs that lie together, `offset` bytes behind a row's pointer. */
+typedef struct {
+    ptrdiff_t offset;
+    int32_t groups;
+} msq_run;
+
+/* How codes of a layer become weights, w = a · code − z. */
+typedef struct {
+    int32_t bits, a, z;
+} msq_grid;
+
+/* Constants of the outputs of one panel set, padded to whole panels. */
+typedef struct {
+    const int32_t *bias; /* what the sums lack: bias − Σw · (input_zero + flip) */
+    const float *multiplier;
+    float low, high; /* of y − output_zero */
+    int32_t zero;
+    /* The residual addition, or values == NULL. */
+    const int8_t *values;
+    float ratio, residual_ratio;
+    int32_t residual_zero, sum_zero, sum_low, sum_high;
+} msq_epilogue;
+
+typedef struct msq_tier {
+    const char *name;
+    const char *needs; /* instructions, in words */
+    bool (*supported)(void);
+
+    /* XORed into activations before they are multiplied: 0x80 where the instruction wants them unsigned. */
+    uint8_t flip;
+    /* Size of the largest tile: rows for 1..panels panels of 16 outputs side by side. */
+    int32_t panels;
+    int32_t rows[MAX_PANELS];
+
+    /* Unpack groups first … first + groups − 1 of a layer: 64 int8 weights each, `stride` bytes from group to group. */
+    void (*unpack)(msq_grid grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights, size_t stride);
+
+    /* sums[r · panels · 16 + n] = Σ x · w over the runs of every row. x: flipped; weights: unpacked panels, interleaved
+     * group by group. */
+    void (*tile)(msq_grid grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
+                 int32_t run_count, const int8_t *weights, int32_t *sums);
+
+    /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
+     * where a block holds other panels' groups; 1..4 rows. */
+    void (*fused)(msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
+                  int32_t *sums);
+
+    /* sums[c] = Σ_t x[t][c] · w[t · stride + c] for channels (a multiple of 16) channels; x not flipped. */
+    void (*depthwise)(int32_t taps, int32_t channels, const int8_t *const *x, const int8_t *weights, size_t stride,
+                      int32_t *sums);
+
+    /* y[i] of count sums; count a multiple of 16, y and values may be written and read to its end. */
+    void (*requantize)(const int32_t *sums, const msq_epilogue *epilogue, int32_t count, int8_t *y);
+} msq_tier;
+
+extern const msq_tier msq_scalar;
+extern const msq_tier msq_avx2, msq_avxvnni, msq_avx512vnni;
+extern const msq_tier msq_neon, msq_dotprod;
+
+/* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
+const msq_tier *msq_current_tier(void);
+
+/* Remember why a call failed, printf-like, and return the status. */
+int msq_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

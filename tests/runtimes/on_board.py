@@ -1,0 +1,38 @@
+"""Runs on an emulated board: every tier that it has, over cases whose results the host worked out."""
+
+import pickle
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from msq.errors import DeviceError
+from runtimes._kernels import Kernels, Layer, Threads, aligned
+
+
+def at_home(weight):
+    """Return a weight whose packed bytes lie at a multiple of 64."""
+    packed = aligned(weight.packed.nbytes)[: weight.packed.nbytes]
+    packed[:] = weight.packed
+    return replace(weight, packed=packed)
+
+
+def main() -> None:
+    library = Kernels(Path("libmsq_kernels.so").resolve())
+    cases = pickle.loads(Path("cases.pickle").read_bytes())
+    threads = Threads(2, library)
+    for tier in library.built_tiers():
+        try:
+            library.use_tier(tier)
+        except DeviceError:
+            continue
+        for index, (node, source, out, x, sums, y) in enumerate(cases):
+            layer = Layer(replace(node, weight=at_home(node.weight)), source, out, library)
+            for wanted, found in ((sums, layer.run(x, sums=True)), (y, layer.run(x, threads=threads))):
+                if not np.array_equal(found, wanted):
+                    sys.exit(f"{tier}: case {index} differs: {node}")
+        print(tier)
+
+
+main()

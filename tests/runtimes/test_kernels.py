@@ -1,0 +1,243 @@
+"""The packed kernels against the oracle: every tier that runs here, every width, sums and outputs bit for bit."""
+
+import pickle
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from devices.profile import profile
+from devices.transports.emulator import Emulator
+from msq.errors import BundleError, DeviceError
+from msq.nodes import Add, Conv2d, Linear, Tensor, Weight
+from runtimes import reference
+from runtimes._kernels import KERNELS, Kernels, Layer, Threads, aligned, kernels
+
+
+def tiers() -> list[str]:
+    library, usable = kernels(), []
+    for tier in library.built_tiers():
+        try:
+            library.use_tier(tier)
+        except DeviceError:
+            continue
+        usable.append(tier)
+    library.use_tier(None)
+    return usable
+
+
+def made_weight(rng: np.random.Generator, shape: tuple[int, ...], bits: int, doubled: bool, depthwise: bool) -> Weight:
+    a, z = (2, 2**bits - 1) if doubled and 0 < bits < 8 else (1, 2**bits >> 1)
+    codes = rng.integers(0, 1 << bits, shape).astype(np.uint8)
+    if bits and rng.random() < 0.3:
+        codes[...] = rng.choice([0, (1 << bits) - 1])  # the corners of the grid
+    scale = rng.uniform(1e-4, 1e-2, shape[0]).astype(np.float32)
+    weight = Weight.from_codes(codes, bits, a, z, scale, depthwise)
+    packed = aligned(weight.packed.nbytes)[: weight.packed.nbytes]
+    packed[:] = weight.packed
+    return replace(weight, packed=packed)
+
+
+@st.composite
+def layers(draw):
+    """A convolution, dense, grouped or depthwise, or a linear layer, with an input for it."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    bits = draw(st.integers(0, 8))
+    doubled = draw(st.booleans())
+    low, high = sorted(rng.integers(-128, 128, 2).tolist())
+    zeros = rng.integers(-128, 128, 3).tolist()
+    bias_of = lambda n: rng.integers(-(2**14), 2**14, n).astype(np.int32)  # noqa: E731
+    grids = {"scale": float(np.float32(rng.uniform(0.01, 0.1)))}
+    if draw(st.booleans()) and draw(st.booleans()):
+        rows, inputs, outputs = draw(st.tuples(st.integers(1, 40), st.integers(1, 200), st.integers(1, 90)))
+        weight = made_weight(rng, (outputs, inputs), bits, doubled, False)
+        node = Linear("layer", ("x",), "y", "", weight, bias_of(outputs), (low, high))
+        shape, out = (rows, inputs), (rows, outputs)
+        x = rng.integers(-128, 128, shape).astype(np.int8)
+        return (
+            node,
+            Tensor("x", shape, "int8", zero_point=zeros[0], **grids),
+            Tensor("y", out, "int8", 0.05, zeros[1]),
+            x,
+            zeros[2],
+        )
+    kind = draw(st.sampled_from(["dense", "dense", "grouped", "depthwise"]))
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 2), (7, 7)]))
+    if kind == "depthwise":
+        groups, inputs, outputs = (n := draw(st.integers(1, 70))), 1, n
+    elif kind == "grouped":
+        groups = draw(st.integers(2, 4))
+        inputs, outputs = draw(st.integers(1, 9)), groups * draw(st.integers(1, 20))
+    else:
+        groups, inputs, outputs = 1, draw(st.sampled_from([1, 3, 4, 8, 12, 16, 30, 32, 64])), draw(st.integers(1, 140))
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]))
+    padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 2, 1)]))
+    sizes = [(kernel[i] - 1) * dilation[i] + 1 + draw(st.integers(0, 9)) for i in (0, 1)]
+    batch = draw(st.integers(1, 4))
+    weight = made_weight(rng, (outputs, *kernel, inputs), bits, doubled, kind == "depthwise")
+    node = Conv2d("layer", ("x",), "y", "", weight, bias_of(outputs), stride, padding, dilation, groups, (low, high))
+    height, width = (
+        (sizes[i] + padding[i] + padding[i + 2] - (kernel[i] - 1) * dilation[i] - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    shape = (sizes[0], sizes[1], inputs * groups)
+    x = rng.integers(-128, 128, (batch, *shape)).astype(np.int8)
+    return (
+        node,
+        Tensor("x", shape, "int8", zero_point=zeros[0], **grids),
+        Tensor("y", (height, width, outputs), "int8", 0.05, zeros[1]),
+        x,
+        zeros[2],
+    )
+
+
+@pytest.mark.parametrize("tier", tiers())
+@given(case=layers(), count=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_sums_and_outputs_are_the_oracle_s_bit_for_bit(tier, case, count):
+    node, source, out, x, _ = case
+    library = kernels()
+    library.use_tier(tier)
+    try:
+        layer = Layer(node, source, out, library)
+    finally:
+        library.use_tier(None)
+    threads = Threads(count, library)
+    wanted_sums, wanted = expected(node, source, out, x)
+    assert np.array_equal(layer.run(x, sums=True, threads=threads), wanted_sums)
+    assert np.array_equal(layer.run(x, threads=threads), wanted)
+
+
+def expected(node, source, out, x):
+    """Return the sums as their formula reads, in wide integers, and what the oracle makes of the layer."""
+    weights = node.weight.integers().astype(np.int64)
+    centred = x.astype(np.int64) - source.zero_point
+    if isinstance(node, Linear):
+        sums = centred @ weights.T
+    else:
+        top, left, bottom, right = node.padding
+        padded = np.pad(centred, ((0, 0), (top, bottom), (left, right), (0, 0)))
+        height, width, outputs = out.shape
+        sums = np.zeros((len(x), height, width, outputs), np.int64)
+        per_group, inputs = outputs // node.groups, weights.shape[3]
+        for ky in range(weights.shape[1]):
+            for kx in range(weights.shape[2]):
+                y0, x0 = ky * node.dilation[0], kx * node.dilation[1]
+                view = padded[:, y0 :: node.stride[0], x0 :: node.stride[1]][:, :height, :width]
+                for group in range(node.groups):
+                    part = slice(group * per_group, (group + 1) * per_group)
+                    taken = view[..., group * inputs : (group + 1) * inputs]
+                    sums[..., part] += taken @ weights[part, ky, kx].T
+    run = reference._linear if isinstance(node, Linear) else reference._conv2d
+    return (sums + node.bias).astype(np.int32), run(node, [x], [source], out)
+
+
+def examples(count: int) -> list:
+    """Return as many cases as `layers` draws, the same ones every time."""
+    found = []
+
+    @given(case=layers())
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    def collect(case) -> None:
+        found.append(case)
+
+    collect()
+    return found
+
+
+@pytest.mark.parametrize(("board", "wanted"), [("raspberrypi4", ["neon"]), ("raspberrypi5", ["dotprod", "neon"])])
+def test_on_an_emulated_board_every_tier_gives_the_same_bits(board: str, wanted: list[str], tmp_path: Path) -> None:
+    cases = [(node, source, out, x, *expected(node, source, out, x)) for node, source, out, x, _ in examples(80)]
+    (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
+    root = Path(__file__).parents[2]
+    with closing(Emulator()) as device:
+        device.prepare(profile(board), [])
+        device.put(sorted((root / "msq").glob("*.py")), PurePosixPath("msq"))
+        device.put(sorted((root / "runtimes").glob("*.py")), PurePosixPath("runtimes"))
+        library = KERNELS / "aarch64" / "libmsq_kernels.so"
+        device.put([Path(__file__).with_name("on_board.py"), tmp_path / "cases.pickle", library], PurePosixPath())
+        done = device.run(["python3", "on_board.py"], 600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*wanted, "scalar"]
+
+
+@given(case=layers(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_a_residual_addition_is_that_of_the_integer_model(case, seed):
+    node, source, out, x, zero = case
+    rng = np.random.default_rng(seed)
+    other = replace(out, name="other", scale=float(np.float32(rng.uniform(0.01, 0.1))), zero_point=zero)
+    total = replace(out, name="total", scale=float(np.float32(rng.uniform(0.01, 0.2))), zero_point=-zero - 1)
+    add = Add("add", ("y", "other"), "total", "", tuple(sorted(rng.integers(-128, 128, 2).tolist())))
+    _, y = expected(node, source, out, x)
+    values = rng.integers(-128, 128, y.shape).astype(np.int8)
+    wanted = reference._add(add, [y, values], [out, other], total)
+    found = Layer(node, source, out).run(x, residual=(add, values, other, total))
+    assert np.array_equal(found, wanted)
+
+
+def small(**changes) -> tuple[Linear, Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    weight = replace(made_weight(rng, (16, 8), 4, False, False), **changes)
+    node = Linear("layer", ("x",), "y", "", weight, np.zeros(16, np.int32))
+    return node, Tensor("x", (8,), "int8", 0.1), Tensor("y", (16,), "int8", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"bits": 3, "z": 4}, "packed weights of 256 bytes"),
+        ({"bits": 9}, "9 bits is not in 0..8"),
+        ({"z": 7}, r"1 · code − 7"),
+        ({"shape": (16, 1 << 17)}, "overflow int32"),
+        ({"shape": (0, 8)}, "0 outputs"),
+    ],
+)
+def test_a_layer_that_lies_is_refused_in_one_line(lie, said):
+    with pytest.raises(BundleError, match=said):
+        Layer(*small(**lie))
+
+
+def test_packed_weights_at_an_odd_address_are_refused():
+    packed = aligned(257)[1:]
+    with pytest.raises(BundleError, match="lie 1 bytes behind a multiple of 64"):
+        Layer(*small(packed=packed))
+
+
+def test_an_input_that_the_kernel_does_not_fit_into_is_refused():
+    rng = np.random.default_rng(0)
+    node = Conv2d("c", ("x",), "y", "", made_weight(rng, (4, 3, 3, 4), 4, False, False), np.zeros(4, np.int32))
+    layer = Layer(node, Tensor("x", (2, 2, 4), "int8"), Tensor("y", (0, 0, 4), "int8"))
+    with pytest.raises(BundleError, match="3 × 3 does not fit into 2 × 2"):
+        layer.run(np.zeros((1, 2, 2, 4), np.int8))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1 << 20])
+def test_a_number_of_threads_that_cannot_be_had_is_refused(count):
+    with pytest.raises(BundleError, match="threads"):
+        Threads(count)
+
+
+@pytest.mark.parametrize("name", ["sse9", "neon"])
+def test_a_tier_that_cannot_be_had_is_named_with_one_that_can(name):
+    with pytest.raises(DeviceError, match=r"would do"):
+        kernels().use_tier(name)
+    program = "from runtimes._kernels import kernels; print(kernels().tier())"
+    environment = {"MSQ_KERNELS_TIER": "scalar", "PATH": "/usr/bin"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "scalar\n"
+
+
+def test_a_library_of_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("runtimes._kernels.ABI", 99)
+    with pytest.raises(DeviceError, match="interface version 1, wanted is 99"):
+        Kernels(kernels().path)
+    (tmp_path / "no.so").write_bytes(b"no library")
+    with pytest.raises(DeviceError, match="not the packed kernels"):
+        Kernels(tmp_path / "no.so")
