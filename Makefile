@@ -58,6 +58,9 @@ report: $(SETUP) ## write the report page, print its table and judge the recipe'
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
+# With the packed kernels, unless the stock runtime is asked for.
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime,$(RUNTIME)),$(KERNELS))
+
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
 

@@ -118,7 +118,7 @@ def run(job: Job) -> Answer:
         python=platform.python_version(),
         kernel=platform.release(),
         runtime_version=version,
-        libraries={"numpy": np.__version__, job.runtime: version},
+        libraries={"numpy": np.__version__, job.runtime: version, **adapter.libraries()},
         golden=golden,
         predictions=predictions,
         latency_seconds=latency,

@@ -33,6 +33,8 @@ class Dispatcher:
         transport.put([_source("devices") / "agent.py"], PurePosixPath())
         transport.put([_source("msq") / f"{name}.py" for name in SHARED_MODULES], PurePosixPath("msq"))
         transport.put(sorted(_source("runtimes").glob("*.py")), PurePosixPath("runtimes"))
+        for library in sorted((_source("runtimes") / "kernels" / "lib").glob("*/*.so")):
+            transport.put([library], PurePosixPath("runtimes", "kernels", "lib", library.parent.name))
         for folder, _, names in os.walk(bundle):
             place = PurePosixPath("bundle", *Path(folder).relative_to(bundle).parts)
             transport.put([Path(folder, name) for name in sorted(names)], place)

@@ -74,7 +74,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             average_bits=checkpoint.average_bits,
             budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
-            sizes=sizes(model, target, folder),
+            sizes=sizes(model, target, adapter, folder),
             parity=compared,
             fidelity=faithful,
             accuracy=(*checkpoint.accuracy, _deployed(session, checkpoint_folder, checkpoint)),

@@ -10,6 +10,7 @@ from msq.checkpoint import Site
 from msq.errors import BudgetError
 from msq.integer_model import IntegerModel
 from msq.nodes import Constant, LayerNorm
+from runtimes import Adapter
 
 FACTOR = 1.02
 SLACK = 32 * 1024
@@ -37,8 +38,8 @@ def _layer(site: Site, packed_bytes: int) -> Layer:
     )
 
 
-def sizes(model: IntegerModel, lowering: Lowering, folder: Path) -> Sizes:
-    """Return the sizes of a model lowered into `folder`.
+def sizes(model: IntegerModel, lowering: Lowering, runtime: Adapter, folder: Path) -> Sizes:
+    """Return the sizes of a model lowered into `folder`, to be run by a runtime.
 
     Raises:
         BudgetError: the deployed files exceed 1.02 · (weights + parameters) + 32 KiB.
@@ -57,7 +58,7 @@ def sizes(model: IntegerModel, lowering: Lowering, folder: Path) -> Sizes:
             f"({weight_bytes} of weights, stored in {packed} with the layout's filling)",
             hint="layers with few inputs or outputs, such as depthwise ones, fill the packed layout badly",
         )
-    resident, note = lowering.resident(model)
+    resident, note = runtime.resident(model)
     return Sizes(
         weight_bytes=weight_bytes,
         parameter_bytes=parameter_bytes,

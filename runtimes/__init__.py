@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq import plugins
+from msq.integer_model import IntegerModel
 
 
 class Session(Protocol):
@@ -37,6 +38,14 @@ class Adapter(Protocol):
 
     def version(self) -> str:
         """Return the runtime's version. Raises DeviceError when it is not installed."""
+        ...
+
+    def libraries(self) -> dict[str, str]:
+        """Return what else has a part in the results, by name, with its version or variant."""
+        ...
+
+    def resident(self, model: IntegerModel) -> tuple[int, str]:
+        """Return the bytes of weights, scales and biases that are held once a model is loaded, and why so many."""
         ...
 
     def load(self, bundle: Path, threads: int) -> Session:

@@ -100,6 +100,8 @@ class Kernels:
                 f"{path}: the packed kernels have interface version {found}, wanted is {ABI}",
                 hint="make kernels builds them anew",
             )
+        self.c.msq_use_threads.argtypes = [c_int32]
+        self.c.msq_use_threads.restype = None
         for name in ("msq_error", "msq_tier_name", "msq_built_tier"):
             getattr(self.c, name).restype = c_char_p
         self.c.msq_built_tier.argtypes = [c_int32]
@@ -131,6 +133,10 @@ class Kernels:
     def use_tier(self, name: str | None) -> None:
         """Make new layers use a tier, or the best again. Raises DeviceError where the processor lacks it."""
         self.check(self.c.msq_use_tier(name.encode() if name else None))
+
+    def use_threads(self, count: int) -> None:
+        """Let the hooks of runtimes use so many of the runtime's threads at once."""
+        self.c.msq_use_threads(count)
 
     def check(self, status: int) -> None:
         """Raise what a status says: DeviceError for this machine, BundleError for a layer that lies."""

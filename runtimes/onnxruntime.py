@@ -1,107 +1,39 @@
-"""ONNX Runtime as released: it inlines the packed operators' function bodies and folds them into int8 weights."""
+"""ONNX Runtime with the packed kernels: they run the model's packed operators on the weights as the file holds them."""
 
-import importlib.metadata
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from msq.integer_model import IntegerModel
+from runtimes._kernels import kernels
+from runtimes.onnxruntime_stock import LOWERING, PACKAGES, OnnxRuntimeSession, version
 
-from msq.errors import BundleError, DeviceError
+__all__ = ["LOWERING", "MODE", "PACKAGES", "libraries", "load", "resident", "version"]
 
-LOWERING = "onnx"
-MODE = "stock"
-
-MODEL_FILE = "model.onnx"
-PROBE_FILE = "probe.onnx"
-DISTRIBUTION = "onnxruntime"
-PROVIDERS = ["CPUExecutionProvider"]
+MODE = "hook"
+CHANNEL_BYTES = 8
+"""Bytes that a prepared layer holds for a channel: its multiplier, and its bias with the zero point folded in."""
 
 
-def _pinned() -> str:
-    try:
-        return f"{DISTRIBUTION}=={importlib.metadata.version(DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return DISTRIBUTION
+def libraries() -> dict[str, str]:
+    """Return the tier of the packed kernels. Raises DeviceError when they are not built."""
+    return {"packed kernels": kernels().tier()}
 
 
-PACKAGES = (_pinned(),)
+def resident(model: IntegerModel) -> tuple[int, str]:
+    """Return the bytes of the packed weights, mapped from their file, scales, biases, and constants of the kernels."""
+    layers = list(model.weighted())
+    held = sum(node.weight.packed.nbytes + CHANNEL_BYTES * node.weight.outputs for node in layers)
+    return model.parameter_bytes + held, "packed weights mapped from weights.bin; a panel is unpacked while it runs"
 
 
-def version() -> str:
-    """Return the installed release. Raises DeviceError when there is none."""
-    return str(_import().__version__)
-
-
-def load(bundle: Path, threads: int) -> "OnnxRuntimeSession":
-    """Load model.onnx of a bundle on the CPU.
+def load(bundle: Path, threads: int) -> OnnxRuntimeSession:
+    """Load model.onnx of a bundle on the CPU, its packed operators on the packed kernels.
 
     Args:
         bundle: the bundle's folder. threads: threads within an operator.
     Raises:
-        DeviceError: ONNX Runtime is not installed.
+        DeviceError: ONNX Runtime is not installed, or the kernels are not built.
         BundleError: it refuses the model.
     """
-    return OnnxRuntimeSession(bundle, threads)
-
-
-class OnnxRuntimeSession:
-    """model.onnx loaded; probe.onnx, the same graph with every int8 tensor as an output, loads when asked for."""
-
-    def __init__(self, bundle: Path, threads: int) -> None:
-        self._bundle, self._threads = bundle, threads
-        self._session = _open(bundle / MODEL_FILE, threads)
-        self._probe: Any = None
-
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the output, float32 (n, …), of images float32 (n, height, width, channels)."""
-        (output,) = _call(self._session, images, self._bundle / MODEL_FILE)
-        return np.asarray(output, np.float32)
-
-    def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every int8 tensor and the output by name, batch first and channels last."""
-        if self._probe is None:
-            self._probe = _open(self._bundle / PROBE_FILE, self._threads)
-        values = _call(self._probe, images, self._bundle / PROBE_FILE)
-        names = [output.name for output in self._probe.get_outputs()]
-        return dict(zip(names, values, strict=True))
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(f"ONNX Runtime is not installed here: {error}", hint=f"pip install {PACKAGES[0]}") from None
-    return onnxruntime
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """Return the exception classes of ONNX Runtime: it has one a status code, without a common base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(cls for cls in vars(state).values() if isinstance(cls, type) and issubclass(cls, Exception))
-
-
-def _open(path: Path, threads: int) -> Any:
-    onnxruntime = _import()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
-    except _refusals() as error:
-        raise BundleError(f"{path}: ONNX Runtime refuses it: {_one_line(error)}", hint="export again") from None
-
-
-def _call(session: Any, images: NDArray[np.float32], path: Path) -> list[NDArray[Any]]:
-    name = session.get_inputs()[0].name
-    try:
-        outputs: list[NDArray[Any]] = session.run(None, {name: np.ascontiguousarray(images, np.float32)})
-    except _refusals() as error:
-        raise BundleError(f"{path}: ONNX Runtime failed: {_one_line(error)}", hint="see the bundle's input") from None
-    return outputs
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    library = kernels()
+    library.use_threads(threads)
+    return OnnxRuntimeSession(bundle, threads, library.path)

@@ -48,6 +48,17 @@ def version() -> str:
     return np.__version__
 
 
+def libraries() -> dict[str, str]:
+    """Return nothing: numpy is told of already."""
+    return {}
+
+
+def resident(model: IntegerModel) -> tuple[int, str]:
+    """Return the bytes of the packed weights, scales and biases: weights.bin stays mapped as it is."""
+    held = model.parameter_bytes + sum(node.weight.packed.nbytes for node in model.weighted())
+    return held, "packed weights mapped from weights.bin; a layer is unpacked while it runs"
+
+
 def load(bundle: Path, threads: int) -> "ReferenceSession":
     """Load model.json and weights.bin of a bundle. `threads` has no effect: numpy's own setting holds.
 

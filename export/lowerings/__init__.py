@@ -26,10 +26,6 @@ class Lowering(Protocol):
         """
         ...
 
-    def resident(self, model: IntegerModel) -> tuple[int, str]:
-        """Return the bytes of weights, scales and biases that the runtime holds once loaded, and why so many."""
-        ...
-
 
 def lowering(name: str) -> Lowering:
     """Return the lowering of that name. Raises UsageError."""

@@ -12,9 +12,3 @@ PACKAGES = ()
 def lower(model: IntegerModel, folder: Path) -> list[str]:
     """Write nothing: model.json and weights.bin are the model."""
     return []
-
-
-def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return the bytes of the packed weights, scales and biases: weights.bin stays mapped as it is."""
-    held = model.parameter_bytes + sum(node.weight.packed.nbytes for node in model.weighted())
-    return held, "packed weights mapped from weights.bin; a layer is unpacked while it runs"

@@ -62,12 +62,6 @@ def lower(model: IntegerModel, folder: Path) -> list[str]:
     return [MODEL_FILE, PROBE_FILE]
 
 
-def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return one byte a weight, with scales and biases: stock ONNX Runtime unpacks them while it loads."""
-    held = model.parameter_bytes + sum(node.weight.outputs * node.weight.inputs for node in model.weighted())
-    return held, "stock ONNX Runtime folds the unpacking at load and holds int8 weights; its own prepacking adds to it"
-
-
 def _quantize(graph: Graph, node: Quantize) -> None:
     grid = graph.grid(graph.model.tensors[node.output])
     graph.add("QuantizeLinear", [node.inputs[0], *grid], graph.target(node))

@@ -110,6 +110,9 @@ MSQ_API msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, in
 /* Run a layer. threads: a pool, or NULL for the calling thread alone; a pool is used by one call at a time. */
 MSQ_API msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads);
 
+/* How many of a runtime's threads its hook may use at once, for calls to come; 0: as many as there are processors. */
+MSQ_API void msq_use_threads(int32_t count);
+
 /* A pool of count threads, the calling one included. */
 MSQ_API msq_status msq_threads_create(int32_t count, msq_threads **threads);
 MSQ_API void msq_threads_destroy(msq_threads *threads);

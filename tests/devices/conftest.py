@@ -86,7 +86,7 @@ def write_bundle(folder: Path, runtime: str, model: IntegerModel, images: np.nda
     golden |= {f"host/{name}": host[name] for name in oracle if host[name].tobytes() != oracle[name].tobytes()}
     np.savez(folder / GOLDEN_FILE, **golden)
     files = ["model.json", "weights.bin", GOLDEN_FILE, *names]
-    resident, note = lower.resident(model)
+    resident, note = adapter.resident(model)
     size = sum((folder / name).stat().st_size for name in lower.DEPLOYED)
     layers = [
         Layer(
@@ -149,7 +149,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -
     return folder
 
 
-@pytest.fixture(params=["onnxruntime", "reference"], scope="session")
+@pytest.fixture(params=["onnxruntime", "onnxruntime-stock", "reference"], scope="session")
 def runtime(request: pytest.FixtureRequest) -> str:
     """Each runtime in turn."""
     return str(request.param)

@@ -131,7 +131,7 @@ def test_an_altered_bundle_is_refused_before_anything_is_set_up(plain: Path, tmp
 
 
 def test_a_bundle_for_another_runtime_is_refused(bundle: Path, evaluation: Path, runtime: str):
-    other = "reference" if runtime == "onnxruntime" else "onnxruntime"
+    other = "onnxruntime" if runtime == "reference" else "reference"
     with pytest.raises(UsageError, match=f"runtime '{other}' reads bundles lowered to") as caught:
         measure(bundle, evaluation, "local", other)
     assert f"export the checkpoint for {other}" in caught.value.hint

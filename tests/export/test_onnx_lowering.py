@@ -39,6 +39,7 @@ from msq.nodes import (
     Weight,
 )
 from msq.packing import ATOM
+from runtimes._kernels import kernels
 
 WHOLE = (-128, 127)
 
@@ -202,19 +203,21 @@ class Chain:
 
 
 def assert_equal_in_onnxruntime(chain: Chain) -> None:
-    """Compare every tensor of stock ONNX Runtime with the oracle's, bit for bit."""
+    """Compare every tensor of ONNX Runtime, stock and with the packed kernels, with the oracle's, bit for bit."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = chain.model().save(folder)
         lowering("onnx").lower(model, folder)
         images = chain.images()
         oracle = runtimes.adapter("reference").load(folder, 1).tensors(images)
-        session = runtimes.adapter("onnxruntime").load(folder, 1)
-        found = session.tensors(images)
-        assert found.keys() == oracle.keys()
-        for node in model.nodes:
-            np.testing.assert_array_equal(found[node.output], oracle[node.output], err_msg=f"{node.kind} {node}")
-        np.testing.assert_array_equal(session.run(images), oracle["output"])
+        for runtime, threads in (("onnxruntime-stock", 1), ("onnxruntime", 2)):
+            session = runtimes.adapter(runtime).load(folder, threads)
+            found = session.tensors(images)
+            assert found.keys() == oracle.keys()
+            for node in model.nodes:
+                differs = f"{runtime}: {node.kind} {node}"
+                np.testing.assert_array_equal(found[node.output], oracle[node.output], err_msg=differs)
+            np.testing.assert_array_equal(session.run(images), oracle["output"])
 
 
 widths = st.integers(0, 8)
@@ -307,6 +310,17 @@ def test_stock_onnxruntime_folds_the_unpacking_into_int8_weights(lowered: Path):
     assert len(convolutions) == 6
     for node in convolutions:
         assert constants[node.input[3]].data_type == onnx.TensorProto.INT8
+
+
+def test_with_the_packed_kernels_every_weighted_layer_is_still_packed_after_loading(lowered: Path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(kernels().path))
+    options.optimized_model_filepath = str(lowered / "optimised.onnx")
+    onnxruntime.InferenceSession(str(lowered / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(lowered / "optimised.onnx", load_external_data=False).graph
+    packed = [node.op_type for node in graph.node if node.op_type.startswith("Packed")]
+    assert packed == ["PackedConv7", "PackedConv3", "PackedDepthwise0", "PackedConv5", "PackedLinear2"]
 
 
 def test_every_weighted_layer_is_one_packed_operator(lowered: Path):

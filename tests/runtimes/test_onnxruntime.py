@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 import runtimes
 from msq.errors import BundleError
 
-adapter = runtimes.adapter("onnxruntime")
+adapter = runtimes.adapter("onnxruntime-stock")
 
 
 def write_model(path: Path) -> None:
