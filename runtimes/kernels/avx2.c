@@ -20,5 +20,5 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i we
 static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
-    "avx2", "AVX2", supported, 0x80, 2, {6, 3}, unpack, tile, fused, depthwise, requantize,
+    "avx2", "AVX2", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, depthwise, requantize,
 };

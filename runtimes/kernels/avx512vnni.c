@@ -18,6 +18,7 @@ typedef struct {
 #define GRID grid512
 #define GRID_OF(grid) grid_of(grid)
 #define ZERO() _mm512_setzero_si512()
+#define LOAD(p) _mm512_loadu_si512(p)
 #define STORE(p, v) _mm512_storeu_si512(p, v)
 #define ADD(a, b) _mm512_add_epi32(a, b)
 #define LOAD_WEIGHTS(p) _mm512_load_si512(p)
@@ -44,13 +45,13 @@ static inline __attribute__((always_inline)) __m512i inputs_of(const uint8_t *x)
 }
 
 /* w = a · code − z: the code's lower bits move up by a − 1, its top bit, inverted, fills all that are above. */
-static grid512 grid_of(msq_grid grid) {
+static grid512 grid_of(const msq_grid *grid) {
     grid512 made;
-    const int up = grid.a - 1, top = grid.bits - 1;
+    const int up = grid->a - 1, top = grid->bits - 1;
     memset(&made, 0, sizeof made);
     for (int group = 0; group < GROUPS; group++) {
         for (int plane = 8, index = 0, low = 0; plane; plane /= 2) {
-            if (grid.bits == 8 ? plane != 8 : plane == 8 || !(grid.bits & plane)) continue;
+            if (grid->bits == 8 ? plane != 8 : plane == 8 || !(grid->bits & plane)) continue;
             const int shift = plane * (group % (8 / plane));
             for (int bit = 0; bit < plane; bit++) {
                 const int code = low + bit;
@@ -91,5 +92,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    unpack, tile, fused, depthwise, requantize,
+    prepare, unpack, tile, fused, depthwise, requantize,
 };

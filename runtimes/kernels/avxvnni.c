@@ -14,5 +14,5 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avxvnni = {
-    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 2, {6, 3}, unpack, tile, fused, depthwise, requantize,
+    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, depthwise, requantize,
 };

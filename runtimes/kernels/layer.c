@@ -8,8 +8,10 @@
 #include "tier.h"
 
 enum {
-    FUSED_ROWS = 24,  /* fewer rows than this are multiplied by weights unpacked in registers */
-    CHUNK_ROWS = 384, /* rows that are gathered at once, where they must be gathered */
+    FUSED_ROWS = 6,      /* fewer rows than this are multiplied by weights unpacked in registers */
+    CHUNK_ROWS = 384,    /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    PART_BYTES = 24576,  /* of unpacked weights: they stay in the first cache while all rows pass */
+    MOST_RUNS = 64,
     TILE_OUTPUTS = MAX_PANELS * PANEL,
 };
 
@@ -40,11 +42,11 @@ typedef struct {
     uint8_t *stage, *chunk, *scratch;
     size_t thread_bytes;
     int64_t first_row;     /* of the chunk */
-    int64_t chunk_rows;
+    int64_t chunk_rows, most_rows;
     int32_t group;         /* of channels, being computed */
     int32_t first_panel, panels, panel_sets, row_parts;
     int32_t run_count;
-    msq_run runs[64];
+    msq_run runs[MOST_RUNS];
 } work;
 
 static size_t rounded(size_t size, size_t to) { return (size + to - 1) / to * to; }
@@ -114,12 +116,12 @@ static msq_status fold_zero_point(msq_layer *layer) {
     int8_t *weights = aligned_alloc(ATOM, (size_t)groups * ATOM);
     if (weights == NULL) return msq_fail(MSQ_MEMORY, "no memory for a panel of weights");
     if (depthwise) {
-        layer->tier->unpack(layer->grid, s->packed, 0, groups, weights, ATOM);
+        layer->tier->unpack(&layer->grid, s->packed, 0, groups, weights, ATOM);
         for (int64_t i = 0; i < k * s->outputs; i++) layer->bias[i % s->outputs] -= zero * weights[i];
     } else {
         for (int32_t n = 0; n < s->outputs; n++) {
             if (n % PANEL == 0)
-                layer->tier->unpack(layer->grid, s->packed, (size_t)(n / PANEL) * (size_t)groups, groups, weights, ATOM);
+                layer->tier->unpack(&layer->grid, s->packed, (size_t)(n / PANEL) * (size_t)groups, groups, weights, ATOM);
             int32_t sum = 0;
             for (int64_t i = 0; i < k; i++) sum += weights[i / GROUP * ATOM + n % PANEL * GROUP + i % GROUP];
             layer->bias[n] = (int32_t)((uint32_t)layer->bias[n] - (uint32_t)zero * (uint32_t)sum);
@@ -135,11 +137,15 @@ msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **out) {
     if (tier == NULL) return MSQ_UNSUPPORTED;
     msq_status status = checked(spec);
     if (status) return status;
-    msq_layer *layer = calloc(1, sizeof *layer);
+    msq_layer *layer = aligned_alloc(_Alignof(msq_layer), sizeof *layer);
     if (layer == NULL) return msq_fail(MSQ_MEMORY, "no memory for a layer");
+    memset(layer, 0, sizeof *layer);
     layer->spec = *spec;
     layer->tier = tier;
-    layer->grid = (msq_grid){spec->bits, spec->a, spec->z};
+    layer->grid.bits = spec->bits;
+    layer->grid.a = spec->a;
+    layer->grid.z = spec->z;
+    if (spec->bits) tier->prepare(&layer->grid);
     layer->layout = spec->inputs == 1 && spec->groups == spec->outputs ? DEPTHWISE : DENSE;
     layer->taps = spec->kernel[0] * spec->kernel[1];
     layer->row_groups = ceil_of((int64_t)spec->inputs * layer->taps, GROUP);
@@ -221,7 +227,7 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     w->images = is_pointwise(s) || pixels >= CHUNK_ROWS ? 1 : (int32_t)(CHUNK_ROWS / pixels);
     if (w->images > call->batch) w->images = call->batch;
     w->rows = is_pointwise(s) ? all : pixels * w->images;
-    w->gathered = !depthwise && (s->inputs % GROUP || layer->taps > 64);
+    w->gathered = !depthwise && (s->inputs % GROUP || layer->taps > MOST_RUNS);
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     if (w->fused) w->gathered = true;
     w->staged = depthwise || padded || (layer->tier->flip && !(is_pointwise(s) && w->gathered));
@@ -237,15 +243,17 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
         at += rounded(image * (size_t)(is_pointwise(s) ? call->batch : w->images), ATOM);
     }
     w->chunk = (uint8_t *)at; /* offsets now, pointers once the workspace is known */
-    w->chunk_rows = w->rows < CHUNK_ROWS || !w->gathered ? w->rows : CHUNK_ROWS;
+    w->most_rows = w->chunk_rows = w->rows < CHUNK_ROWS ? w->rows : CHUNK_ROWS;
     if (w->gathered) at += rounded((size_t)w->chunk_rows * gathered_bytes(layer), ATOM);
     w->scratch = (uint8_t *)at;
     const size_t weights =
         depthwise ? rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM
-                  : w->fused ? 0 : (size_t)layer->tier->panels * (size_t)layer->row_groups * ATOM;
-    const size_t sums = (size_t)MAX_ROWS * TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0);
+                  : w->fused ? 0 : PART_BYTES;
+    const size_t rows_at_once = depthwise ? 1 : (size_t)w->chunk_rows;
+    const size_t sums = rows_at_once * TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0);
     const size_t codes = 2 * (TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0));
-    w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(codes, ATOM);
+    const size_t pointers = rows_at_once * sizeof(void *);
+    w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(pointers + codes, ATOM);
     if (depthwise) w->thread_bytes += rounded((size_t)layer->taps * sizeof(void *), ATOM);
     at += w->thread_bytes * (size_t)msq_thread_count(threads);
     *bytes = at;
@@ -387,6 +395,22 @@ static outputs_of outputs_in(const work *w, int32_t first, int32_t panels) {
     return o;
 }
 
+/* The next part of a row's runs, of at most `most` groups; run and done say where the last one ended. */
+static int32_t next_runs(const work *w, int32_t most, int32_t *run, int32_t *done, msq_run *runs, int32_t *groups) {
+    int32_t count = 0;
+    for (*groups = 0; *run < w->run_count && *groups < most; count++) {
+        const msq_run *whole = &w->runs[*run];
+        const int32_t left = whole->groups - *done, taken = left < most - *groups ? left : most - *groups;
+        runs[count] = (msq_run){whole->offset + (ptrdiff_t)*done * GROUP, taken};
+        *groups += taken;
+        *done += taken;
+        if (*done < whole->groups) continue;
+        *done = 0;
+        *run += 1;
+    }
+    return count;
+}
+
 /* Part: a set of panels over a share of the rows of the chunk. */
 static void multiply(void *context, int32_t part, int32_t thread) {
     work *w = context;
@@ -398,29 +422,33 @@ static void multiply(void *context, int32_t part, int32_t thread) {
 
     uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
     int8_t *weights = (int8_t *)own;
-    own += rounded((size_t)tier->panels * (size_t)layer->row_groups * ATOM, ATOM);
-    int32_t *sums = (int32_t *)own;
-    own += (size_t)MAX_ROWS * TILE_OUTPUTS * sizeof(int32_t);
-    int8_t *codes = (int8_t *)own;
+    int32_t *sums = (int32_t *)(own + PART_BYTES);
+    const uint8_t **x = (const uint8_t **)(sums + (size_t)w->most_rows * TILE_OUTPUTS);
+    int8_t *codes = (int8_t *)(x + w->most_rows);
 
-    for (int32_t p = 0; p < panels; p++)
-        tier->unpack(layer->grid, layer->spec.packed, (size_t)(o.panel + p) * (size_t)layer->row_groups,
-                     layer->row_groups, weights + p * ATOM, (size_t)panels * ATOM);
-
-    const int64_t per_share = (w->chunk_rows + w->row_parts - 1) / w->row_parts;
-    const int64_t end = (share + 1) * per_share < w->chunk_rows ? (share + 1) * per_share : w->chunk_rows;
-    const int32_t most = tier->rows[panels - 1];
-    msq_epilogue e = epilogue_of(w, o.output);
-    for (int64_t row = share * per_share; row < end;) {
-        const int32_t rows = end - row < most ? (int32_t)(end - row) : most;
-        const uint8_t *x[MAX_ROWS];
-        for (int32_t r = 0; r < rows; r++)
-            x[r] = w->gathered ? gathered(w, row + r) : field(w, w->first_row + row + r);
-        tier->tile(layer->grid, rows, panels, x, w->runs, w->run_count, weights, sums);
-        for (int32_t r = 0; r < rows; r++)
-            finish(w, &e, sums + r * panels * PANEL + o.skip, w->first_row + row + r, o.output, o.count, codes);
-        row += rows;
+    const int32_t per_share = ceil_of(w->chunk_rows, w->row_parts);
+    const int32_t begin = share * per_share;
+    const int32_t end = begin + per_share < w->chunk_rows ? begin + per_share : (int32_t)w->chunk_rows;
+    const int32_t most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
+    for (int32_t row = begin; row < end; row++)
+        x[row - begin] = w->gathered ? gathered(w, row) : field(w, w->first_row + row);
+    const size_t first = (size_t)o.panel * (size_t)layer->row_groups;
+    msq_run runs[MOST_RUNS];
+    for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
+        const int32_t count = next_runs(w, most_groups, &run, &done, runs, &groups);
+        for (int32_t p = 0; p < panels; p++)
+            tier->unpack(&layer->grid, layer->spec.packed,
+                         first + (size_t)p * (size_t)layer->row_groups + (size_t)before, groups, weights + p * ATOM,
+                         (size_t)panels * ATOM);
+        for (int32_t row = begin, rows; row < end; row += rows) {
+            rows = end - row < most ? end - row : most;
+            tier->tile(&layer->grid, rows, panels, x + (row - begin), runs, count, weights, before > 0,
+                       sums + (row - begin) * panels * PANEL);
+        }
     }
+    msq_epilogue e = epilogue_of(w, o.output);
+    for (int32_t row = begin; row < end; row++)
+        finish(w, &e, sums + (row - begin) * panels * PANEL + o.skip, w->first_row + row, o.output, o.count, codes);
 }
 
 /* Part: one panel over all rows, of which there are few. */
@@ -429,7 +457,7 @@ static void multiply_fused(void *context, int32_t part, int32_t thread) {
     const msq_layer *layer = w->layer;
     const outputs_of o = outputs_in(w, w->first_panel + part, 1);
     int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
-    int8_t *codes = (int8_t *)(sums + MAX_ROWS * TILE_OUTPUTS);
+    int8_t *codes = (int8_t *)(sums + (size_t)w->most_rows * TILE_OUTPUTS);
     const size_t first = (size_t)o.panel * (size_t)layer->row_groups, skip = first % GROUPS;
     const int32_t blocks = ceil_of((int64_t)skip + layer->row_groups, GROUPS);
     const uint8_t *packed = layer->spec.packed + first / GROUPS * (size_t)layer->grid.bits * ATOM;
@@ -438,7 +466,7 @@ static void multiply_fused(void *context, int32_t part, int32_t thread) {
         const int32_t rows = w->chunk_rows - row < 4 ? (int32_t)(w->chunk_rows - row) : 4;
         const uint8_t *x[4];
         for (int32_t r = 0; r < rows; r++) x[r] = gathered(w, row + r) - skip * GROUP;
-        layer->tier->fused(layer->grid, rows, x, blocks, packed, sums);
+        layer->tier->fused(&layer->grid, rows, x, blocks, packed, sums);
         for (int32_t r = 0; r < rows; r++)
             finish(w, &e, sums + r * PANEL + o.skip, w->first_row + row + r, o.output, o.count, codes);
     }
@@ -457,7 +485,7 @@ static void slide(void *context, int32_t part, int32_t thread) {
     const int8_t **x = (const int8_t **)own;
     own += rounded((size_t)layer->taps * sizeof(void *), ATOM);
     int8_t *codes = (int8_t *)own;
-    layer->tier->unpack(layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), weights, ATOM);
+    layer->tier->unpack(&layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), weights, ATOM);
     const int32_t lines = w->height * w->images, per_part = ceil_of(lines, w->row_parts);
     const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
     msq_epilogue e = epilogue_of(w, 0);
@@ -557,7 +585,7 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
     for (w.image = 0; w.image < call->batch; w.image += step) {
         w.images = call->batch - w.image < step ? call->batch - w.image : step;
         w.rows = pixels * w.images;
-        if (!w.gathered) w.chunk_rows = w.rows;
+        w.chunk_rows = w.most_rows;
         w.source = w.stage;
         if (w.staged)
             msq_share(threads, w.padded_height * w.images, stage_row, &w);

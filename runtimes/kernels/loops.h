@@ -9,7 +9,7 @@
  *   LOAD_16(p) LOAD_4(p)       inputs of four groups, of one group
  *   DOT(sums, weights, inputs, lane, wide)   sums + Σ of the four products of group `lane`; wide: |w| may exceed 64
  *   WEIGHTS_OF(block, v, bits, group, grid)  the weights of vector v of a group of a packed block
- *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a call
+ *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
  *   TIER_IS_SMALL              where loops are better left loops
@@ -35,7 +35,7 @@
 /* The planes below one of 4, 2, 1 bits are those that are larger. */
 #define PLANES_BELOW(bits, plane) ((plane) == 8 ? 0 : (bits) & ~(2 * (plane) - 1))
 
-INLINE bool is_wide(msq_grid grid) { return grid.bits + (grid.a == 2) > 7; }
+INLINE bool is_wide(const msq_grid *grid) { return grid->bits + (grid->a == 2) > 7; }
 
 INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
                       const int8_t *weights, VEC *sums) {
@@ -48,10 +48,10 @@ INLINE void tile_step(const int rows, const int vecs, const int lane, const bool
 }
 
 INLINE void tile_of(const int rows, const int vecs, const bool wide, const uint8_t *const *x, const msq_run *runs,
-                    int32_t run_count, const int8_t *weights, int32_t *out) {
+                    int32_t run_count, const int8_t *weights, bool more, int32_t *out) {
     const int step = vecs * LANES * GROUP;
     VEC sums[TIER_SUMS];
-    UNROLL for (int i = 0; i < rows * vecs; i++) sums[i] = ZERO();
+    UNROLL for (int i = 0; i < rows * vecs; i++) sums[i] = more ? LOAD(out + i * LANES) : ZERO();
     for (int32_t run = 0; run < run_count; run++) {
         const ptrdiff_t offset = runs[run].offset;
         int32_t left = runs[run].groups, at = 0;
@@ -73,11 +73,11 @@ INLINE void tile_of(const int rows, const int vecs, const bool wide, const uint8
 
 #define TILE(r, p) \
     case (p) * 32 + (r): \
-        tile_of(r, (p) * VECS, wide, x, runs, run_count, weights, sums); \
+        tile_of(r, (p) * VECS, wide, x, runs, run_count, weights, more, sums); \
         return;
 
 INLINE void tile_sizes(const bool wide, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
-                       int32_t run_count, const int8_t *weights, int32_t *sums) {
+                       int32_t run_count, const int8_t *weights, bool more, int32_t *sums) {
     switch (panels * 32 + rows) {
         TIER_TILES(TILE)
         default:
@@ -85,17 +85,23 @@ INLINE void tile_sizes(const bool wide, int32_t rows, int32_t panels, const uint
     }
 }
 
-static void tile(msq_grid grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
-                 int32_t run_count, const int8_t *weights, int32_t *sums) {
+static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
+                 int32_t run_count, const int8_t *weights, bool more, int32_t *sums) {
 #ifdef TIER_CARES_FOR_WIDE
     if (is_wide(grid)) {
-        tile_sizes(true, rows, panels, x, runs, run_count, weights, sums);
+        tile_sizes(true, rows, panels, x, runs, run_count, weights, more, sums);
         return;
     }
 #else
     (void)grid;
 #endif
-    tile_sizes(false, rows, panels, x, runs, run_count, weights, sums);
+    tile_sizes(false, rows, panels, x, runs, run_count, weights, more, sums);
+}
+
+static void prepare(msq_grid *grid) {
+    _Static_assert(sizeof(GRID) <= sizeof grid->made, "a grid has room for what this tier makes of it");
+    const GRID made = GRID_OF(grid);
+    memcpy(grid->made, &made, sizeof made);
 }
 
 INLINE void unpack_blocks(const int bits, GRID const *made, const uint8_t *packed, int32_t blocks, int8_t *weights,
@@ -110,14 +116,14 @@ INLINE void unpack_blocks(const int bits, GRID const *made, const uint8_t *packe
     }
 }
 
-INLINE void unpack_of(const int bits, msq_grid grid, const uint8_t *packed, size_t first, int32_t groups,
+INLINE void unpack_of(const int bits, const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups,
                       int8_t *weights, size_t stride) {
-    const GRID made = GRID_OF(grid);
+    const GRID *const made = (const void *)grid->made;
     packed += first / GROUPS * (size_t)bits * ATOM;
     /* A panel may begin and end within a block: of such ones all is unpacked, and what belongs to it is taken. */
     for (int32_t skip = (int32_t)(first % GROUPS); groups > 0; skip = 0) {
         if (skip == 0 && groups >= GROUPS) {
-            unpack_blocks(bits, &made, packed, groups / GROUPS, weights, stride);
+            unpack_blocks(bits, made, packed, groups / GROUPS, weights, stride);
             packed += groups / GROUPS * bits * ATOM;
             weights += (size_t)(groups / GROUPS * GROUPS) * stride;
             groups %= GROUPS;
@@ -125,7 +131,7 @@ INLINE void unpack_of(const int bits, msq_grid grid, const uint8_t *packed, size
         }
         _Alignas(ATOM) int8_t block[GROUPS * ATOM];
         const int32_t taken = groups < GROUPS - skip ? groups : GROUPS - skip;
-        unpack_blocks(bits, &made, packed, 1, block, ATOM);
+        unpack_blocks(bits, made, packed, 1, block, ATOM);
         for (int32_t i = 0; i < taken; i++) memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
         packed += bits * ATOM;
         weights += (size_t)taken * stride;
@@ -133,9 +139,9 @@ INLINE void unpack_of(const int bits, msq_grid grid, const uint8_t *packed, size
     }
 }
 
-static void unpack(msq_grid grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights,
+static void unpack(const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights,
                    size_t stride) {
-    switch (grid.bits) {
+    switch (grid->bits) {
 #define UNPACK(bits) \
     case bits: \
         unpack_of(bits, grid, packed, first, groups, weights, stride); \
@@ -150,10 +156,10 @@ static void unpack(msq_grid grid, const uint8_t *packed, size_t first, int32_t g
 /* Chains of sums that a row of a fused tile has, so that a product need not wait for the one before. */
 #define CHAINS(rows) (VECS * (rows) >= 8 ? 1 : VECS * (rows) >= 4 ? 2 : 4)
 
-INLINE void fused_of(const int bits, const int rows, const bool wide, msq_grid grid, const uint8_t *const *x,
+INLINE void fused_of(const int bits, const int rows, const bool wide, const msq_grid *grid, const uint8_t *const *x,
                      int32_t blocks, const uint8_t *packed, int32_t *out) {
     (void)wide;
-    const GRID made = GRID_OF(grid);
+    const GRID *const made = (const void *)grid->made;
     const int chains = CHAINS(rows);
     VEC sums[4 * VECS * 4];
     UNROLL for (int i = 0; i < rows * VECS * chains; i++) sums[i] = ZERO();
@@ -165,7 +171,7 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, msq_grid g
         }
 #define FUSED_GROUP(group) \
     UNROLL for (int v = 0; v < VECS; v++) { \
-        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, made); \
+        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, *made); \
         UNROLL for (int r = 0; r < rows; r++) { \
             VEC *sum = &sums[(r * VECS + v) * chains + (group) % chains]; \
             *sum = DOT(*sum, w, now[2 * r + (group) / 4], (group) % 4, wide); \
@@ -182,7 +188,7 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, msq_grid g
     }
 }
 
-INLINE void fused_rows(const int bits, msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks,
+INLINE void fused_rows(const int bits, const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks,
                        const uint8_t *packed, int32_t *sums) {
     /* One bit more where a = 2; both grids of a width are of one instance, so the wider counts. */
     const bool wide = bits > 6;
@@ -195,9 +201,9 @@ INLINE void fused_rows(const int bits, msq_grid grid, int32_t rows, const uint8_
     }
 }
 
-static void fused(msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
+static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums) {
-    switch (grid.bits) {
+    switch (grid->bits) {
 #define FUSED(bits) \
     case bits: \
         fused_rows(bits, grid, rows, x, blocks, packed, sums); \

@@ -16,6 +16,7 @@ typedef struct {
 #define GRID grid128
 #define GRID_OF(grid) grid_of(grid)
 #define ZERO() vdupq_n_s32(0)
+#define LOAD(p) vld1q_s32(p)
 #define STORE(p, v) vst1q_s32(p, v)
 #define ADD(a, b) vaddq_s32(a, b)
 #define LOAD_WEIGHTS(p) vld1q_s8(p)
@@ -32,8 +33,8 @@ static inline __attribute__((always_inline)) int8x16_t four_of(const uint8_t *x)
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-static inline grid128 grid_of(msq_grid grid) {
-    return (grid128){vdupq_n_u8(grid.a == 2 ? 0xff : 0), vdupq_n_u8((uint8_t)grid.z)};
+static inline grid128 grid_of(const msq_grid *grid) {
+    return (grid128){vdupq_n_u8(grid->a == 2 ? 0xff : 0), vdupq_n_u8((uint8_t)grid->z)};
 }
 
 /* Bits shift … shift + plane − 1 of every byte of an atom, brought to bit `low`. */

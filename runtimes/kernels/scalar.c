@@ -7,13 +7,18 @@ typedef struct {
 
 typedef const int8_t *inputs16;
 
+typedef struct {
+    int32_t a, z;
+} scalar_grid;
+
 #define VEC int32_t
 #define LANES 1
 #define WEIGHTS weights4
 #define INPUTS inputs16
-#define GRID msq_grid
-#define GRID_OF(grid) (grid)
+#define GRID scalar_grid
+#define GRID_OF(grid) ((scalar_grid){(grid)->a, (grid)->z})
 #define ZERO() 0
+#define LOAD(p) (*(p))
 #define STORE(p, v) (*(p) = (v))
 #define ADD(a, b) ((a) + (b))
 #define LOAD_WEIGHTS(p) load_weights(p)
@@ -39,7 +44,7 @@ static inline int32_t dot(int32_t sum, weights4 weights, const int8_t *x) {
     return sum;
 }
 
-static inline weights4 weights_of(const uint8_t *block, int bits, int group, msq_grid grid) {
+static inline weights4 weights_of(const uint8_t *block, int bits, int group, scalar_grid grid) {
     weights4 found;
     for (int k = 0; k < GROUP; k++) {
         int code = 0, low = 0;
@@ -59,4 +64,4 @@ static inline weights4 weights_of(const uint8_t *block, int bits, int group, msq
 
 static bool supported(void) { return true; }
 
-const msq_tier msq_scalar = {"scalar", "nothing", supported, 0, 1, {2}, unpack, tile, fused, depthwise, requantize};
+const msq_tier msq_scalar = {"scalar", "nothing", supported, 0, 1, {2}, prepare, unpack, tile, fused, depthwise, requantize};

@@ -16,8 +16,9 @@ typedef struct {
     int32_t groups;
 } msq_run;
 
-/* How codes of a layer become weights, w = a · code − z. */
+/* How codes of a layer become weights, w = a · code − z, with what a tier makes of it once. */
 typedef struct {
+    _Alignas(64) uint8_t made[256];
     int32_t bits, a, z;
 } msq_grid;
 
@@ -44,17 +45,20 @@ typedef struct msq_tier {
     int32_t panels;
     int32_t rows[MAX_PANELS];
 
-    /* Unpack groups first … first + groups − 1 of a layer: 64 int8 weights each, `stride` bytes from group to group. */
-    void (*unpack)(msq_grid grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights, size_t stride);
+    /* Fill in grid->made. */
+    void (*prepare)(msq_grid *grid);
 
-    /* sums[r · panels · 16 + n] = Σ x · w over the runs of every row. x: flipped; weights: unpacked panels, interleaved
-     * group by group. */
-    void (*tile)(msq_grid grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
-                 int32_t run_count, const int8_t *weights, int32_t *sums);
+    /* Unpack groups first … first + groups − 1 of a layer: 64 int8 weights each, `stride` bytes from group to group. */
+    void (*unpack)(const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights, size_t stride);
+
+    /* sums[r · panels · 16 + n] = Σ x · w over the runs of every row, or += where there were more. x: flipped; weights:
+     * unpacked panels, interleaved group by group. */
+    void (*tile)(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
+                 int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
 
     /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
      * where a block holds other panels' groups; 1..4 rows. */
-    void (*fused)(msq_grid grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
+    void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums);
 
     /* sums[c] = Σ_t x[t][c] · w[t · stride + c] for channels (a multiple of 16) channels; x not flipped. */

@@ -16,6 +16,7 @@ typedef struct {
 #define GRID grid256
 #define GRID_OF(grid) grid_of(grid)
 #define ZERO() _mm256_setzero_si256()
+#define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
 #define STORE(p, v) _mm256_storeu_si256((__m256i *)(p), v)
 #define ADD(a, b) _mm256_add_epi32(a, b)
 #define LOAD_WEIGHTS(p) _mm256_load_si256((const __m256i *)(p))
@@ -34,8 +35,8 @@ static inline __attribute__((always_inline)) __m256i inputs_of(const uint8_t *x)
     return _mm256_set1_epi32(four);
 }
 
-static inline grid256 grid_of(msq_grid grid) {
-    return (grid256){_mm256_set1_epi8(grid.a == 2 ? -1 : 0), _mm256_set1_epi8((char)grid.z)};
+static inline grid256 grid_of(const msq_grid *grid) {
+    return (grid256){_mm256_set1_epi8(grid->a == 2 ? -1 : 0), _mm256_set1_epi8((char)grid->z)};
 }
 
 /* Bits shift … shift + plane − 1 of every byte of an atom, brought to bit `low`. */
