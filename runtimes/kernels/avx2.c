@@ -15,10 +15,22 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i we
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }
 
+/* The same over four outputs. */
+static inline __attribute__((always_inline)) __m128i dot_128(__m128i sum, __m128i x, __m128i weights, const bool wide) {
+    return _mm_add_epi32(sum, _mm256_castsi256_si128(dot(_mm256_setzero_si256(), _mm256_castsi128_si256(weights),
+                                                         _mm256_castsi128_si256(x), wide)));
+}
+
+#define SUM_256(sum, x, w) dot(sum, w, x, wide)
+#define SUM_128(sum, x, w) dot_128(sum, x, w, wide)
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
+DEPTHWISE_OF_YMM
+
 #include "loops.h"
 
 static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
-    "avx2", "AVX2", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, depthwise, requantize,
+    "avx2", "AVX2", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, arrange, depthwise, requantize,
 };

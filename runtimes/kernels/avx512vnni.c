@@ -1,7 +1,9 @@
 /* AVX512-VNNI tier: a dot instruction over 16 outputs, and GFNI's bit matrices, which take a field out of packed bytes
  * and make a signed weight of it at once. */
 #include <immintrin.h>
+#include <string.h>
 
+#include "depthwise_x86.h"
 #include "tier.h"
 #include "x86.h"
 
@@ -35,8 +37,6 @@ typedef struct {
     TILE(11, 2) TILE(12, 2) \
     TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) \
     TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
-
-#include <string.h>
 
 static inline __attribute__((always_inline)) __m512i inputs_of(const uint8_t *x) {
     int32_t four;
@@ -83,6 +83,33 @@ static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *b
     return _mm512_xor_si512(most, product(block + (first + second) * ATOM, &grid->matrix[group][2]));
 }
 
+#define TIER_HAS_DEPTHWISE
+
+#define SUM_512(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
+#define SUM_256(sum, x, w) _mm256_dpbusd_epi32(sum, x, w)
+#define SUM_128(sum, x, w) _mm_dpbusd_epi32(sum, x, w)
+DEPTHWISE(depthwise_64, 4, __m512i, _mm512, SUM_512)
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
+
+static void arrange(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights) {
+    const int32_t quads = (taps + 3) / 4;
+    int32_t at = 0;
+    for (; at + 64 <= channels; at += 64) depthwise_64_weights(quads, w, at, weights + 4 * quads * at);
+    for (; at + 32 <= channels; at += 32) depthwise_32_weights(quads, w, at, weights + 4 * quads * at);
+    if (at < channels) depthwise_16_weights(quads, w, at, weights + 4 * quads * at);
+}
+
+static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
+                      const int8_t *weights, int32_t *sums) {
+    (void)grid;
+    const int32_t quads = (taps + 3) / 4;
+    int32_t at = 0;
+    for (; at + 64 <= channels; at += 64) depthwise_64(quads, x, at, weights + 4 * quads * at, false, sums + at);
+    for (; at + 32 <= channels; at += 32) depthwise_32(quads, x, at, weights + 4 * quads * at, false, sums + at);
+    if (at < channels) depthwise_16(quads, x, at, weights + 4 * quads * at, false, sums + at);
+}
+
 #include "loops.h"
 
 static bool supported(void) {
@@ -92,5 +119,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    prepare, unpack, tile, fused, depthwise, requantize,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize,
 };

@@ -6,6 +6,12 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i we
     return _mm256_dpbusd_avx_epi32(sum, x, weights);
 }
 
+#define SUM_256(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
+#define SUM_128(sum, x, w) _mm_dpbusd_avx_epi32(sum, x, w)
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
+DEPTHWISE_OF_YMM
+
 #include "loops.h"
 
 static bool supported(void) {
@@ -14,5 +20,5 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avxvnni = {
-    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, depthwise, requantize,
+    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, arrange, depthwise, requantize,
 };

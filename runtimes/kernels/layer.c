@@ -71,6 +71,9 @@ static msq_status checked(const msq_layer_spec *s) {
     const int32_t most = 1 << 24;
     if (s->outputs < 1 || s->outputs > most || s->inputs < 1 || s->inputs > most)
         return msq_fail(MSQ_INVALID, "a layer of %d outputs and %d inputs", s->outputs, s->inputs);
+    if (s->depthwise && (s->inputs != 1 || s->groups != s->outputs))
+        return msq_fail(MSQ_INVALID, "a depthwise layer of %d outputs, %d groups and %d inputs a group", s->outputs,
+                        s->groups, s->inputs);
     if (s->groups < 1 || s->outputs % s->groups)
         return msq_fail(MSQ_INVALID, "%d outputs do not divide into %d groups", s->outputs, s->groups);
     for (int i = 0; i < 2; i++) {
@@ -85,8 +88,8 @@ static msq_status checked(const msq_layer_spec *s) {
     /* |x − zero| ≤ 255 and |w| ≤ 128: beyond this, int32 could overflow. */
     if (k > INT32_MAX / (255 * 128)) return msq_fail(MSQ_INVALID, "%lld inputs an output overflow int32", (long long)k);
     if (s->bits) {
-        const bool depthwise = s->inputs == 1 && s->groups == s->outputs;
-        const size_t wanted = msq_packed_bytes(s->outputs, s->inputs, s->kernel[0] * s->kernel[1], s->bits, depthwise);
+        const size_t wanted = msq_packed_bytes(s->outputs, s->inputs, s->kernel[0] * s->kernel[1], s->bits,
+                                               s->depthwise);
         if (s->packed == NULL || s->packed_bytes != wanted)
             return msq_fail(MSQ_INVALID, "packed weights of %zu bytes; %d × %lld at %d bits take %zu",
                             s->packed ? s->packed_bytes : 0, s->outputs, (long long)k, s->bits, wanted);
@@ -111,7 +114,7 @@ static msq_status fold_zero_point(msq_layer *layer) {
     if (s->bits == 0) return MSQ_OK;
     const bool depthwise = layer->layout == DEPTHWISE;
     const int64_t k = (int64_t)s->inputs * layer->taps;
-    const int32_t zero = s->input_zero + (depthwise ? 0 : layer->tier->flip);
+    const int32_t zero = s->input_zero + layer->tier->flip;
     const int32_t groups = depthwise ? ceil_of(k * s->outputs, ATOM) : layer->row_groups;
     int8_t *weights = aligned_alloc(ATOM, (size_t)groups * ATOM);
     if (weights == NULL) return msq_fail(MSQ_MEMORY, "no memory for a panel of weights");
@@ -146,7 +149,7 @@ msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **out) {
     layer->grid.a = spec->a;
     layer->grid.z = spec->z;
     if (spec->bits) tier->prepare(&layer->grid);
-    layer->layout = spec->inputs == 1 && spec->groups == spec->outputs ? DEPTHWISE : DENSE;
+    layer->layout = spec->depthwise ? DEPTHWISE : DENSE;
     layer->taps = spec->kernel[0] * spec->kernel[1];
     layer->row_groups = ceil_of((int64_t)spec->inputs * layer->taps, GROUP);
     /* A panel set of a group may begin within a panel: room for one more behind the last. */
@@ -207,6 +210,9 @@ static uint8_t *gathered(const work *w, int64_t row) {
     return w->chunk + (size_t)row * gathered_bytes(w->layer) + BLOCK;
 }
 
+/* Fours of taps of a depthwise layer, the last one filled up. */
+static size_t quads_of(const msq_layer *layer) { return ((size_t)layer->taps + 3) / 4; }
+
 /* Decide how a call is done, and lay out its workspace; return the bytes of it. */
 static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, const msq_threads *threads,
                        size_t *bytes) {
@@ -247,14 +253,15 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     if (w->gathered) at += rounded((size_t)w->chunk_rows * gathered_bytes(layer), ATOM);
     w->scratch = (uint8_t *)at;
     const size_t weights =
-        depthwise ? rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM
+        depthwise ? rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM + /* read beyond its end */
+                        (quads_of(layer) * 4 + 1) * (size_t)w->padded_channels
                   : w->fused ? 0 : PART_BYTES;
     const size_t rows_at_once = depthwise ? 1 : (size_t)w->chunk_rows;
     const size_t sums = rows_at_once * TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0);
     const size_t codes = 2 * (TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0));
     const size_t pointers = rows_at_once * sizeof(void *);
     w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(pointers + codes, ATOM);
-    if (depthwise) w->thread_bytes += rounded((size_t)layer->taps * sizeof(void *), ATOM);
+    if (depthwise) w->thread_bytes += 2 * rounded(quads_of(layer) * 4 * sizeof(void *), ATOM);
     at += w->thread_bytes * (size_t)msq_thread_count(threads);
     *bytes = at;
     return MSQ_OK;
@@ -272,7 +279,7 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     (void)thread;
     work *w = context;
     const msq_layer_spec *s = &w->layer->spec;
-    const uint8_t flip = w->layer->layout == DEPTHWISE ? 0 : w->layer->tier->flip;
+    const uint8_t flip = w->layer->tier->flip;
     const uint8_t zero = (uint8_t)(s->input_zero ^ flip);
     const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
     const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
@@ -292,7 +299,7 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
         to += size;
     } else {
         for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
-            memcpy(to, from, channels);
+            for (size_t i = 0; i < channels; i++) to[i] = from[i] ^ flip;
             memset(to + channels, 0, wide - channels);
         }
     }
@@ -477,26 +484,42 @@ static void slide(void *context, int32_t part, int32_t thread) {
     work *w = context;
     const msq_layer *layer = w->layer;
     const msq_layer_spec *s = &layer->spec;
+    const size_t taps = quads_of(layer) * 4, channels = (size_t)w->padded_channels;
     uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
-    int8_t *weights = (int8_t *)own;
+    uint8_t *flat = own;
     own += rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM;
+    uint8_t *nothing = own; /* weights of the taps that fill up the last quad */
+    int8_t *weights = (int8_t *)(nothing + channels);
+    own += rounded((taps + 1) * channels, ATOM);
     int32_t *sums = (int32_t *)own;
-    own += rounded((size_t)w->padded_channels * sizeof(int32_t), ATOM);
-    const int8_t **x = (const int8_t **)own;
-    own += rounded((size_t)layer->taps * sizeof(void *), ATOM);
+    own += rounded(channels * sizeof(int32_t), ATOM);
+    const uint8_t **x = (const uint8_t **)own;
+    own += rounded(taps * sizeof(void *), ATOM);
     int8_t *codes = (int8_t *)own;
-    layer->tier->unpack(&layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), weights, ATOM);
+    ptrdiff_t *offsets = (ptrdiff_t *)(codes + 2 * channels);
+
+    layer->tier->unpack(&layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), (int8_t *)flat,
+                        ATOM);
+    memset(nothing, 0, channels);
+    for (size_t t = 0; t < taps; t++) {
+        const bool real = t < (size_t)layer->taps;
+        const int32_t tap = real ? (int32_t)t : 0;
+        x[t] = real ? flat + t * (size_t)s->outputs : nothing;
+        offsets[t] = ((ptrdiff_t)(tap / s->kernel[1] * s->dilation[0]) * w->padded_width +
+                      (ptrdiff_t)(tap % s->kernel[1] * s->dilation[1])) * (ptrdiff_t)channels;
+    }
+    layer->tier->arrange((int32_t)taps, (int32_t)channels, x, weights);
+
     const int32_t lines = w->height * w->images, per_part = ceil_of(lines, w->row_parts);
     const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
     msq_epilogue e = epilogue_of(w, 0);
-    for (int64_t row = (int64_t)part * per_part * w->width; row < (int64_t)end * w->width; row++) {
-        const uint8_t *from = field(w, row);
-        for (int32_t t = 0; t < layer->taps; t++) {
-            const int32_t ky = t / s->kernel[1] * s->dilation[0], kx = t % s->kernel[1] * s->dilation[1];
-            x[t] = (const int8_t *)from + ((size_t)ky * (size_t)w->padded_width + (size_t)kx) * (size_t)w->padded_channels;
+    for (int32_t line = part * per_part; line < end; line++) {
+        const uint8_t *from = field(w, (int64_t)line * w->width);
+        for (int32_t column = 0; column < w->width; column++, from += (size_t)s->stride[1] * channels) {
+            for (size_t t = 0; t < taps; t++) x[t] = from + offsets[t];
+            layer->tier->depthwise(&layer->grid, (int32_t)taps, (int32_t)channels, x, weights, sums);
+            finish(w, &e, sums, (int64_t)line * w->width + column, 0, s->outputs, codes);
         }
-        layer->tier->depthwise(layer->taps, w->padded_channels, x, weights, (size_t)s->outputs, sums);
-        finish(w, &e, sums, row, 0, s->outputs, codes);
     }
 }
 

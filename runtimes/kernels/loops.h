@@ -12,6 +12,7 @@
  *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
+ *   TIER_HAS_DEPTHWISE         where it has its own `arrange` and `depthwise`
  *   TIER_IS_SMALL              where loops are better left loops
  */
 #include <string.h>
@@ -218,12 +219,17 @@ static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, i
 /* What follows is plain C: a compiler makes vectors of it, of the tier's instructions. */
 
 #ifndef TIER_HAS_DEPTHWISE
-static void depthwise(int32_t taps, int32_t channels, const int8_t *const *x, const int8_t *weights, size_t stride,
-                      int32_t *sums) {
+static void arrange(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights) {
+    for (int32_t t = 0; t < taps; t++) memcpy(weights + (size_t)t * (size_t)channels, w[t], (size_t)channels);
+}
+
+static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
+                      const int8_t *weights, int32_t *sums) {
+    (void)grid;
     for (int32_t c = 0; c < channels; c += PANEL) {
         int32_t sum[PANEL] = {0};
         for (int32_t t = 0; t < taps; t++) {
-            const int8_t *in = x[t] + c, *w = weights + (size_t)t * stride + c;
+            const int8_t *in = (const int8_t *)x[t] + c, *w = weights + (size_t)t * (size_t)channels + c;
             for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * w[i]);
         }
         memcpy(sums + c, sum, sizeof sum);

@@ -34,7 +34,7 @@ typedef enum {
     MSQ_ABI = 5 /* a caller built for another version */
 } msq_status;
 
-/* What a layer is. A linear layer is a 1 × 1 convolution; a depthwise one has groups == outputs and inputs == 1. */
+/* What a layer is. A linear layer is a 1 × 1 convolution. */
 typedef struct {
     uint32_t abi;         /* MSQ_KERNELS_ABI */
     int32_t bits;         /* stored width, 0..8; at 0 all weights are 0 and packed is not read */
@@ -42,6 +42,7 @@ typedef struct {
     int32_t outputs;      /* N, output channels */
     int32_t inputs;       /* input channels of a group */
     int32_t groups;       /* divides N */
+    int32_t depthwise;    /* packed in the layout of depthwise layers: inputs == 1 and groups == N */
     int32_t kernel[2];    /* height, width */
     int32_t stride[2];    /* ≥ 1 */
     int32_t dilation[2];  /* ≥ 1 */

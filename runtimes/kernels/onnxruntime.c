@@ -124,6 +124,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
         .outputs = shape[0],
         .inputs = shape[3],
         .groups = 1,
+        .depthwise = self->kind == DEPTHWISE,
         .kernel = {shape[1], shape[2]},
         .stride = {1, 1},
         .dilation = {1, 1},

@@ -61,9 +61,13 @@ typedef struct msq_tier {
     void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums);
 
-    /* sums[c] = Σ_t x[t][c] · w[t · stride + c] for channels (a multiple of 16) channels; x not flipped. */
-    void (*depthwise)(int32_t taps, int32_t channels, const int8_t *const *x, const int8_t *weights, size_t stride,
-                      int32_t *sums);
+    /* Bring the weights of a depthwise layer into the order of `depthwise`: w has a pointer for each tap of whole quads,
+     * to channels (a multiple of 16) weights; as many as all these are written. */
+    void (*arrange)(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights);
+
+    /* sums[c] = Σ_t x[t][c] · w[t][c] for channels (a multiple of 16) channels; x flipped, of whole quads of taps. */
+    void (*depthwise)(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
+                      const int8_t *weights, int32_t *sums);
 
     /* y[i] of count sums; count a multiple of 16, y and values may be written and read to its end. */
     void (*requantize)(const int32_t *sums, const msq_epilogue *epilogue, int32_t count, int8_t *y);

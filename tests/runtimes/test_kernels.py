@@ -197,6 +197,7 @@ def small(**changes) -> tuple[Linear, Tensor, Tensor]:
         ({"z": 7}, r"1 · code − 7"),
         ({"shape": (16, 1 << 17)}, "overflow int32"),
         ({"shape": (0, 8)}, "0 outputs"),
+        ({"depthwise": True}, "a depthwise layer of 16 outputs, 1 groups and 8 inputs"),
     ],
 )
 def test_a_layer_that_lies_is_refused_in_one_line(lie, said):
