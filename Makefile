@@ -29,7 +29,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training clean distclean
+.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ bench-ablation: $(SETUP) ## MSQ with one option changed at a time: the evidence 
 
 bench-training: $(SETUP) ## parameters, step time and memory of every method; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.training $(ARGS)
+
+bench-kernels: $(SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's, layer by layer; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.kernels $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build
