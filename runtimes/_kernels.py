@@ -227,12 +227,14 @@ class Layer:
         sums: bool = False,
         residual: tuple[Add, NDArray[np.int8], Tensor, Tensor] | None = None,
         threads: Threads | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Return the layer's result for int8 (batch, height, width, channels), or (rows, features) of a linear layer.
 
         Args:
             x: the input. sums: return the int32 sums before requantization. threads: a pool.
             residual: an addition on the result: its node, its other input with that tensor, and its output's tensor.
+            out: where the result is written, if not into a new array: contiguous, of its shape and dtype.
         """
         x = np.ascontiguousarray(x)
         batch, height, width, _ = x.shape if x.ndim == 4 else (1, 1, len(x), 0)
@@ -241,7 +243,7 @@ class Layer:
         self._library.check(c.msq_layer_output(self._layer, height, width, size))
         outputs = self._node.weight.outputs
         shape = (batch, size[0], size[1], outputs) if x.ndim == 4 else (len(x), outputs)
-        y = np.empty(shape, np.int32 if sums else np.int8)
+        y = np.empty(shape, np.int32 if sums else np.int8) if out is None else out
         needed = c_size_t()
         self._library.check(c.msq_layer_workspace(self._layer, batch, height, width, pool, ctypes.byref(needed)))
         workspace = aligned(needed.value)

@@ -1,5 +1,7 @@
 """The packed kernels against the oracle: every tier that runs here, every width, sums and outputs bit for bit."""
 
+import ctypes
+import mmap
 import pickle
 import subprocess
 import sys
@@ -180,6 +182,44 @@ def test_a_residual_addition_is_that_of_the_integer_model(case, seed):
     wanted = reference._add(add, [y, values], [out, other], total)
     found = Layer(node, source, out).run(x, residual=(add, values, other, total))
     assert np.array_equal(found, wanted)
+
+
+def guarded(shape: tuple[int, ...], dtype: type, alignment: int = 1) -> np.ndarray:
+    """Return an array behind whose last byte (and up to alignment − 1 more) no memory can be touched."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    held = -(-size // alignment) * alignment
+    pages = -(-held // mmap.PAGESIZE)
+    room = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    whole = np.frombuffer(room, np.uint8)
+    end = pages * mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + end), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return whole[end - held : end - held + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("tier", tiers())
+@given(case=layers(), count=st.integers(1, 2))
+@settings(max_examples=40, deadline=None)
+def test_nothing_behind_the_end_of_any_buffer_is_touched(tier, case, count):
+    """Where it were, the process would die."""
+    node, source, out, x, _ = case
+    packed = guarded(node.weight.packed.shape, np.uint8, 64)
+    packed[...] = node.weight.packed
+    node = replace(node, weight=replace(node.weight, packed=packed))
+    given_x, values, y = (
+        guarded(x.shape, np.int8),
+        *(guarded(expected(node, source, out, x)[1].shape, np.int8) for _ in "ry"),
+    )
+    given_x[...], values[...] = x, 1
+    kernels().use_tier(tier)
+    layer = Layer(node, source, out)
+    kernels().use_tier(None)
+    add = Add("add", ("y", "other"), "total", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtimes._kernels.aligned", lambda size: guarded((max(size, 1),), np.uint8, 64))
+        layer.run(given_x, threads=Threads(count), out=y)
+        assert np.array_equal(y, expected(node, source, out, x)[1])
+        layer.run(given_x, threads=Threads(count), out=y, residual=(add, values, out, out))
 
 
 def small(**changes) -> tuple[Linear, Tensor, Tensor]:
