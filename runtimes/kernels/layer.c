@@ -12,6 +12,7 @@ enum {
     CHUNK_ROWS = 384,    /* rows whose sums are kept while a panel set's weights are unpacked part by part */
     PART_BYTES = 24576,  /* of unpacked weights: they stay in the first cache while all rows pass */
     MOST_RUNS = 64,
+    COLUMNS = 16, /* pixels of a depthwise layer whose sums are kept before they are requantized together */
     TILE_OUTPUTS = MAX_PANELS * PANEL,
 };
 
@@ -257,7 +258,7 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
                         (quads_of(layer) * 4 + 1) * (size_t)w->padded_channels
                   : w->fused ? 0 : PART_BYTES;
     const size_t rows_at_once = depthwise ? 1 : (size_t)w->chunk_rows;
-    const size_t sums = rows_at_once * TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0);
+    const size_t sums = rows_at_once * TILE_OUTPUTS + (depthwise ? COLUMNS * (size_t)w->padded_channels : 0);
     const size_t codes = 2 * (TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0));
     const size_t pointers = rows_at_once * sizeof(void *);
     w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(pointers + codes, ATOM);
@@ -360,29 +361,34 @@ static msq_epilogue epilogue_of(const work *w, int32_t output) {
     return e;
 }
 
-/* Write `count` outputs of a row from their sums. codes: room for count, rounded up to whole panels, twice. */
-static void finish(const work *w, msq_epilogue *e, const int32_t *sums, int64_t row, int32_t output, int32_t count,
-                   int8_t *codes) {
-    const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) *
-                          (size_t)w->layer->spec.outputs + (size_t)output;
-    if (w->call->sums) {
-        for (int32_t i = 0; i < count; i++) w->call->sums[at + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
-        return;
-    }
+/* Write `count` outputs of rows from their sums, of which each row has `step`. codes: room for count, rounded up to
+ * whole panels, twice. */
+static void finish(const work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
+                   int32_t output, int32_t count, int8_t *codes) {
+    const size_t outputs = (size_t)w->layer->spec.outputs;
+    const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) * outputs + (size_t)output;
     const int32_t padded = (int32_t)rounded((size_t)count, PANEL);
-    int8_t *y = w->call->y + at;
     const msq_residual *residual = w->call->residual;
-    if (padded == count) {
+    if (w->call->y && padded == count) {
         e->values = residual ? residual->values + at : NULL;
-        w->layer->tier->requantize(sums, e, count, y);
+        w->layer->tier->requantize(sums, (size_t)step, rows, count, e, w->call->y + at, outputs);
         return;
     }
-    if (residual) {
-        memcpy(codes + padded, residual->values + at, (size_t)count);
-        e->values = codes + padded;
+    for (int32_t r = 0; r < rows; r++, sums += step) {
+        const size_t to = at + (size_t)r * outputs;
+        if (w->call->sums) {
+            for (int32_t i = 0; i < count; i++)
+                w->call->sums[to + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
+            continue;
+        }
+        e->values = NULL;
+        if (residual) {
+            memcpy(codes + padded, residual->values + to, (size_t)count);
+            e->values = codes + padded;
+        }
+        w->layer->tier->requantize(sums, 0, 1, padded, e, codes, 0);
+        memcpy(w->call->y + to, codes, (size_t)count);
     }
-    w->layer->tier->requantize(sums, e, padded, codes);
-    memcpy(y, codes, (size_t)count);
 }
 
 /* The outputs of the group being computed that lie in panels first … first + panels − 1. */
@@ -454,8 +460,8 @@ static void multiply(void *context, int32_t part, int32_t thread) {
         }
     }
     msq_epilogue e = epilogue_of(w, o.output);
-    for (int32_t row = begin; row < end; row++)
-        finish(w, &e, sums + (row - begin) * panels * PANEL + o.skip, w->first_row + row, o.output, o.count, codes);
+    if (begin < end)
+        finish(w, &e, sums + o.skip, panels * PANEL, w->first_row + begin, end - begin, o.output, o.count, codes);
 }
 
 /* Part: one panel over all rows, of which there are few. */
@@ -474,8 +480,7 @@ static void multiply_fused(void *context, int32_t part, int32_t thread) {
         const uint8_t *x[4];
         for (int32_t r = 0; r < rows; r++) x[r] = gathered(w, row + r) - skip * GROUP;
         layer->tier->fused(&layer->grid, rows, x, blocks, packed, sums);
-        for (int32_t r = 0; r < rows; r++)
-            finish(w, &e, sums + r * PANEL + o.skip, w->first_row + row + r, o.output, o.count, codes);
+        finish(w, &e, sums + o.skip, PANEL, w->first_row + row, rows, o.output, o.count, codes);
     }
 }
 
@@ -492,7 +497,7 @@ static void slide(void *context, int32_t part, int32_t thread) {
     int8_t *weights = (int8_t *)(nothing + channels);
     own += rounded((taps + 1) * channels, ATOM);
     int32_t *sums = (int32_t *)own;
-    own += rounded(channels * sizeof(int32_t), ATOM);
+    own += COLUMNS * channels * sizeof(int32_t);
     const uint8_t **x = (const uint8_t **)own;
     own += rounded(taps * sizeof(void *), ATOM);
     int8_t *codes = (int8_t *)own;
@@ -515,10 +520,14 @@ static void slide(void *context, int32_t part, int32_t thread) {
     msq_epilogue e = epilogue_of(w, 0);
     for (int32_t line = part * per_part; line < end; line++) {
         const uint8_t *from = field(w, (int64_t)line * w->width);
-        for (int32_t column = 0; column < w->width; column++, from += (size_t)s->stride[1] * channels) {
-            for (size_t t = 0; t < taps; t++) x[t] = from + offsets[t];
-            layer->tier->depthwise(&layer->grid, (int32_t)taps, (int32_t)channels, x, weights, sums);
-            finish(w, &e, sums, (int64_t)line * w->width + column, 0, s->outputs, codes);
+        for (int32_t column = 0, columns; column < w->width; column += columns) {
+            columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
+            for (int32_t i = 0; i < columns; i++, from += (size_t)s->stride[1] * channels) {
+                for (size_t t = 0; t < taps; t++) x[t] = from + offsets[t];
+                layer->tier->depthwise(&layer->grid, (int32_t)taps, (int32_t)channels, x, weights,
+                                       sums + (size_t)i * channels);
+            }
+            finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs, codes);
         }
     }
 }
@@ -532,7 +541,7 @@ static void write_bias(void *context, int32_t part, int32_t thread) {
     for (int32_t n = 0; n < w->layer->spec.outputs; n += TILE_OUTPUTS) {
         const int32_t left = w->layer->spec.outputs - n;
         msq_epilogue e = epilogue_of(w, n);
-        finish(w, &e, sums, part, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
+        finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
     }
 }
 

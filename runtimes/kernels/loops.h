@@ -243,27 +243,39 @@ INLINE float within(float value, float low, float high) {
 }
 
 /* Clamped before it is rounded: between whole limits the order makes no difference, and no float leaves int's range. */
-static void requantize(const int32_t *sums, const msq_epilogue *e, int32_t count, int8_t *y) {
-    const int32_t *bias = e->bias;
-    const float *multiplier = e->multiplier;
+INLINE float code_of(int32_t sum, int32_t bias, float multiplier, float low, float high) {
+    return within((float)(int32_t)((uint32_t)sum + (uint32_t)bias) * multiplier, low, high);
+}
+
+static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
+                       int8_t *y, size_t step) {
     const float low = e->low, high = e->high;
+    const int32_t zero = e->zero;
     if (e->values == NULL) {
-        const int32_t zero = e->zero;
-        for (int32_t i = 0; i < count; i++) {
-            const float sum = (float)(int32_t)((uint32_t)sums[i] + (uint32_t)bias[i]);
-            y[i] = (int8_t)((int32_t)__builtin_rintf(within(sum * multiplier[i], low, high)) + zero);
+        for (; rows > 0; rows--, sums += sums_step, y += step) {
+            for (int32_t n = 0; n < count; n += PANEL) {
+                const int32_t *sum = sums + n, *bias = e->bias + n;
+                const float *multiplier = e->multiplier + n;
+                int8_t codes[PANEL];
+                for (int i = 0; i < PANEL; i++)
+                    codes[i] = (int8_t)((int32_t)__builtin_rintf(code_of(sum[i], bias[i], multiplier[i], low, high)) +
+                                        zero);
+                memcpy(y + n, codes, PANEL);
+            }
         }
         return;
     }
     const int8_t *values = e->values;
     const float ratio = e->ratio, residual_ratio = e->residual_ratio;
-    const int32_t residual_zero = e->residual_zero;
-    const float sum_low = (float)(e->sum_low - e->sum_zero), sum_high = (float)(e->sum_high - e->sum_zero);
-    for (int32_t i = 0; i < count; i++) {
-        const float sum = (float)(int32_t)((uint32_t)sums[i] + (uint32_t)bias[i]);
-        const float code = __builtin_rintf(within(sum * multiplier[i], low, high));
-        const float left = __builtin_rintf(code * ratio);
-        const float right = __builtin_rintf((float)(values[i] - residual_zero) * residual_ratio);
-        y[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + e->sum_zero);
+    const int32_t residual_zero = e->residual_zero, sum_zero = e->sum_zero;
+    const float sum_low = (float)(e->sum_low - sum_zero), sum_high = (float)(e->sum_high - sum_zero);
+    for (; rows > 0; rows--, sums += sums_step, y += step, values += step) {
+        for (int32_t i = 0; i < count; i++) {
+            const float code =
+                __builtin_rintf(code_of(sums[i], e->bias[i], e->multiplier[i], low, high));
+            const float left = __builtin_rintf(code * ratio);
+            const float right = __builtin_rintf((float)(values[i] - residual_zero) * residual_ratio);
+            y[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + sum_zero);
+        }
     }
 }

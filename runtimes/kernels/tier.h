@@ -69,8 +69,10 @@ typedef struct msq_tier {
     void (*depthwise)(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
                       const int8_t *weights, int32_t *sums);
 
-    /* y[i] of count sums; count a multiple of 16, y and values may be written and read to its end. */
-    void (*requantize)(const int32_t *sums, const msq_epilogue *epilogue, int32_t count, int8_t *y);
+    /* y of rows of count sums, a multiple of 16; from row to row it is sums_step sums, and step codes of y and of the
+     * epilogue's values. */
+    void (*requantize)(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *epilogue,
+                       int8_t *y, size_t step);
 } msq_tier;
 
 extern const msq_tier msq_scalar;
