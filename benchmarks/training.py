@@ -5,6 +5,7 @@ what the tensors of a step take at their peak, with those that stay between step
 alone; on a CPU the peak of that process stands beside it, which holds the program too and the holes of its heap.
 """
 
+import copy
 import itertools
 import multiprocessing
 import resource
@@ -40,6 +41,9 @@ METHODS = ("float", "lsq", "dorefa", "msq", "bsq", "csq")
 WORKLOADS = {"resnet20": (32, 10, 128), "resnet50": (224, 1000, 8)}
 """Side of the images, classes and batch of each model. A GPU takes larger batches: --batch."""
 
+IMAGES, MEMORY = 50_000, 4 << 30
+"""Of an epoch, by which a schedule's time is told, and the bytes in which the largest batch must fit."""
+
 Step = Callable[[], None]
 
 
@@ -47,12 +51,13 @@ Step = Callable[[], None]
 class Ready:
     """A method ready to train: one step, how many numbers it trains, and, of MSQ, one look at β and the curvature.
 
-    standing: the bytes of the tensors that stay between two steps.
+    standing: the bytes of the tensors that stay between two steps. epochs: of the method's own schedule, by default.
     """
 
     step: Step
     counts: dict[str, int]
     standing: Callable[[], int]
+    epochs: int
     look: Step | None = None
 
 
@@ -73,7 +78,8 @@ def main(
         for method, ready in prepared.items():
             seconds = {"step_seconds": times[method], "look_seconds": _look_seconds(ready)}
             shares = {"time_shares": time_shares(ready.step)}
-            figures.append({"model": name, "method": method, **memory[method], **seconds, **ready.counts, **shares})
+            figure = {"model": name, "method": method, **memory[method], **seconds, **ready.counts, **shares}
+            figures.append(figure | _consequences(figure, ready.epochs, batch or WORKLOADS[name][2]))
         _print(name, figures)
         bars += _bars(name, {figure["method"]: figure for figure in figures if figure["model"] == name})
     settings = {"models": model, "steps": steps, "batch": batch, "precision": precision}
@@ -95,6 +101,7 @@ def prepare(name: str, method: str, batch: int, precision: str) -> Ready:
     before: Step = lambda: None  # noqa: E731
     after: Step = lambda: None  # noqa: E731
     look: Step | None = None
+    epochs = 1
     if method != "float":
         plugin = plugins.load("train.methods", method, "method")
         options = plugin.Options()
@@ -103,6 +110,7 @@ def prepare(name: str, method: str, batch: int, precision: str) -> Ready:
         with torch.no_grad(), net.activations("calibrate"):
             net(images.cpu()[:8])
         before, after = _hooks(method, net, options)
+        epochs = sum(phase.epochs for phase in plugin.phases(copy.deepcopy(net), options, Budget(average_bits=3), 0))
         if method == "msq":
             look = _look(net, options, images, labels)
     net.to(device)
@@ -126,7 +134,7 @@ def prepare(name: str, method: str, batch: int, precision: str) -> Ready:
         momenta = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         return sum(t.nbytes for t in (*parameters, *net.buffers(), *grads, *momenta, images, labels))
 
-    return Ready(step, _counts(net), standing, look)
+    return Ready(step, _counts(net), standing, epochs, look)
 
 
 def time_shares(step: Step, steps: int = 3) -> dict[str, float]:
@@ -143,7 +151,15 @@ def time_shares(step: Step, steps: int = 3) -> dict[str, float]:
 
 def _print(model: str, figures: list[dict[str, Any]]) -> None:
     table = Table(
-        "method", "ms a step", "tensors MiB", "process MiB", "trained for weights", "where the time goes", title=model
+        "method",
+        "ms a step",
+        "tensors MiB",
+        "process MiB",
+        "batch in 4 GiB",
+        "min to target",
+        "trained for weights",
+        "where the time goes",
+        title=model,
     )
     for figure in figures:
         if figure["model"] == model:
@@ -153,6 +169,8 @@ def _print(model: str, figures: list[dict[str, Any]]) -> None:
                 f"{milliseconds:.0f}",
                 f"{figure['tensor_bytes'] / 2**20:.0f}",
                 f"{figure['peak_bytes'] / 2**20:.0f}",
+                f"{figure['largest_batch']:,}",
+                f"{figure['seconds_to_target'] / 60:.1f}" if figure["method"] != "float" else "",
                 f"{figure['trained_for_weights']:,}",
             )
             table.add_row(figure["method"], *numbers, shares)
@@ -235,11 +253,25 @@ def _peak(name: str, method: str, batch: int, precision: str) -> dict[str, int]:
     ready = prepare(name, method, batch, precision)
     for _ in range(3):
         ready.step()
+    standing = ready.standing()
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-        return {"peak_bytes": peak, "tensor_bytes": peak}
+        return {"peak_bytes": peak, "tensor_bytes": peak, "standing_bytes": standing}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_bytes": peak, "tensor_bytes": ready.standing() + passing_bytes(ready.step)}
+    tensors = standing + passing_bytes(ready.step)
+    return {"peak_bytes": peak, "tensor_bytes": tensors, "standing_bytes": standing}
+
+
+def _consequences(figure: dict[str, Any], epochs: int, batch: int) -> dict[str, Any]:
+    """Return what follows for a user: the seconds of the method's own schedule, and the largest batch that fits."""
+    looks = (figure["look_seconds"] or 0.0) / MsqOptions().interval
+    step = statistics.median(figure["step_seconds"]) + looks
+    an_image = (figure["tensor_bytes"] - figure["standing_bytes"]) / batch
+    return {
+        "schedule_epochs": epochs,
+        "seconds_to_target": epochs * IMAGES / batch * step,
+        "largest_batch": int(max(0.0, MEMORY - figure["standing_bytes"]) / an_image),
+    }
 
 
 def passing_bytes(step: Step) -> int:
