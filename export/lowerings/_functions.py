@@ -2,7 +2,7 @@
 
     Packed{Conv,Depthwise,Linear,Tokens}{bits}   unpacks the weights, then an int8 QLinearConv
     Plane, Weights, ChannelWeights     the two halves of unpacking, shared by all widths: they keep the model file small
-    RoundedAdd                         the addition that rounds each operand, as the integer model defines it
+    RoundedAdd, Multiply, Lookup, AveragePool    as the integer model defines them
 
 Unpacking is msq.packing in standard operators. It depends on initializers only, so that a runtime does it once,
 while it loads the model.
@@ -164,6 +164,46 @@ def rounded_add() -> onnx.FunctionProto:
     body.add("QuantizeLinear", [total, body.constant(1, np.float32), "y_zero_point"], "y")
     inputs = ["p", "p_ratio", "p_zero_point", "q", "q_ratio", "q_zero_point", "y_zero_point"]
     return body.function("RoundedAdd", inputs, [])
+
+
+def multiply() -> onnx.FunctionProto:
+    """Return the function of a product of two tensors, element by element.
+
+    The integers' product comes first: no fusion of a runtime takes it for a quantized multiplication of its own.
+
+    Inputs: p, p_zero_point, q, q_zero_point int8; multiplier float32; y_zero_point.
+    """
+    body = Body()
+    one = body.constant(1, np.float32)
+    p, q = (body.add("DequantizeLinear", [name, one, f"{name}_zero_point"]) for name in ("p", "q"))
+    scaled = body.add("Mul", [body.add("Mul", [p, q]), "multiplier"])
+    body.add("QuantizeLinear", [scaled, one, "y_zero_point"], "y")
+    return body.function("Multiply", ["p", "p_zero_point", "q", "q_zero_point", "multiplier", "y_zero_point"], [])
+
+
+def average_pool() -> onnx.FunctionProto:
+    """Return the function of a global average, as a convolution by ones.
+
+    Inputs: x int8 (n, h, w, c), x_scale, x_zero_point; w_scale, 1 / (h · w); y_scale, y_zero_point.
+    Attributes: shape [c, 1, h, w]; group, c.
+    """
+    body = Body()
+    one = numpy_helper.from_array(np.ones(1, np.int8))
+    ones = body.add("ConstantOfShape", [body.attribute("shape", AttributeProto.INTS)], value=one)
+    image = body.add("Transpose", ["x"], perm=NHWC_TO_NCHW)
+    weight = [ones, "w_scale", body.constant(0, np.int8)]
+    grids = [["x_scale", "x_zero_point"], ["y_scale", "y_zero_point"]]
+    image = body.add("QLinearConv", [image, *grids[0], *weight, *grids[1]], same=("group",))
+    body.add("Transpose", [image], "y", perm=NCHW_TO_NHWC)
+    return body.function("AveragePool", ["x", *grids[0], "w_scale", *grids[1]], ["shape", "group"])
+
+
+def lookup() -> onnx.FunctionProto:
+    """Return the function of a table of 256 codes. Inputs: x int8; table int8 (256,)."""
+    body = Body()
+    index = body.add("Add", [body.add("Cast", ["x"], to=_INT32), body.constant(128, np.int32)])
+    body.add("Gather", ["table", index], "y", axis=0)
+    return body.function("Lookup", ["x", "table"], [])
 
 
 ORDERINGS = {"Weights": weights, "ChannelWeights": channel_weights}

@@ -8,7 +8,7 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from export.lowerings import _functions
-from export.lowerings._functions import DOMAIN, NCHW_TO_NHWC, NHWC_TO_NCHW, OPSET, Kind
+from export.lowerings._functions import DOMAIN, OPSET, Kind
 from msq.integer_model import ALIGNMENT, WEIGHTS_FILE, IntegerModel, Stored
 from msq.nodes import Conv2d, Linear, Node, Tensor
 
@@ -38,18 +38,12 @@ class Graph:
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
-    def add_on_map(self, operator: str, x: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        """Append a standard operator that wants its map x as NCHW and gives such a one."""
-        turned = self.add("Transpose", [x], f"{output}/nchw", perm=NHWC_TO_NCHW)
-        result = self.add(operator, [turned, *inputs], f"{output}/result", **attributes)
-        self.add("Transpose", [result], output, perm=NCHW_TO_NHWC)
-
     def add_function(
-        self, name: str, make: Callable[[], onnx.FunctionProto], node: Node, inputs: Sequence[str]
+        self, name: str, make: Callable[[], onnx.FunctionProto], node: Node, inputs: Sequence[str], **attributes: Any
     ) -> None:
         """Append a node as one of our own operators, which `make` defines."""
         self._define(name, make)
-        self._nodes.append(helper.make_node(name, inputs, [self.target(node)], domain=DOMAIN))
+        self._nodes.append(helper.make_node(name, inputs, [self.target(node)], domain=DOMAIN, **attributes))
 
     def add_packed(
         self, kind: Kind, node: Conv2d | Linear, inputs: Sequence[str], output: str, **attributes: Any

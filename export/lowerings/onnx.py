@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
 
 from export.lowerings import _attention, _functions
 from export.lowerings._functions import Kind
@@ -121,38 +120,29 @@ def _add(graph: Graph, node: Add) -> None:
 def _average_pool(graph: Graph, node: AveragePool) -> None:
     source, out = graph.model.tensors[node.inputs[0]], graph.model.tensors[node.output]
     height, width, channels = source.shape
-    shape = graph.constant((channels, 1, height, width), np.int64)
-    one = numpy_helper.from_array(np.ones(1, np.int8))
-    ones = graph.add("ConstantOfShape", [shape], f"{node.output}/ones", value=one)
     scale = graph.constant(1 / (height * width), np.float32)
-    zero = graph.constant(0, np.int8)
-    inputs = [*graph.grid(source), ones, scale, zero, *graph.grid(out)]
-    graph.add_on_map("QLinearConv", source.name, inputs, graph.target(node), group=channels)
+    inputs = [source.name, *graph.grid(source), scale, *graph.grid(out)]
+    attributes = {"shape": (channels, 1, height, width), "group": channels}
+    graph.add_function("AveragePool", _functions.average_pool, node, inputs, **attributes)
 
 
 def _lookup(graph: Graph, node: Lookup) -> None:
-    wide = graph.add("Cast", list(node.inputs), f"{node.output}/wide", to=TensorProto.INT32)
-    index = graph.add("Add", [wide, graph.constant(128, np.int32)], f"{node.output}/index")
-    graph.add("Gather", [graph.constant(node.table, np.int8), index], node.output, axis=0)
+    graph.add_function("Lookup", _functions.lookup, node, [*node.inputs, graph.constant(node.table, np.int8)])
 
 
 def _multiply(graph: Graph, node: Multiply) -> None:
     left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
-    one = graph.constant(1.0, np.float32)
-    centred = [
-        graph.add("DequantizeLinear", [source.name, one, graph.zero_point(source)], f"{node.output}/{side}")
-        for side, source in (("left", left), ("right", right))
-    ]
-    # The product of the integers first: no fusion of ONNX Runtime's takes it for a quantized multiplication of its own.
-    product = graph.add("Mul", centred, f"{node.output}/product")
     multiplier = np.float32(left.scale) * np.float32(right.scale) / np.float32(out.scale)
-    scaled = graph.add("Mul", [product, graph.constant(multiplier, np.float32)], f"{node.output}/scaled")
-    graph.add("QuantizeLinear", [scaled, one, graph.zero_point(out)], graph.target(node))
+    operands = [left.name, graph.zero_point(left), right.name, graph.zero_point(right)]
+    inputs = [*operands, graph.constant(multiplier, np.float32), graph.zero_point(out)]
+    graph.add_function("Multiply", _functions.multiply, node, inputs)
 
 
 def _max_pool(graph: Graph, node: MaxPool) -> None:
+    turned = graph.add("Transpose", list(node.inputs), f"{node.output}/nchw", perm=_functions.NHWC_TO_NCHW)
     options = {"kernel_shape": node.kernel, "strides": node.stride, "pads": node.padding}
-    graph.add_on_map("MaxPool", node.inputs[0], [], node.output, **options)
+    pooled = graph.add("MaxPool", [turned], f"{node.output}/pooled", **options)
+    graph.add("Transpose", [pooled], node.output, perm=_functions.NCHW_TO_NHWC)
 
 
 def _flatten(graph: Graph, node: Flatten) -> None:
