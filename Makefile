@@ -86,7 +86,7 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 
 kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
 
-runtimes/kernels/lib/%/libmsq_kernels.so: $(wildcard runtimes/kernels/*.*) runtimes/kernels/CMakeLists.txt | $(ZIG_SETUP)
+runtimes/kernels/lib/%/libmsq_kernels.so: $(wildcard runtimes/kernels/*.*) | $(ZIG_SETUP)
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/$* -G Ninja --log-level=WARNING \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/zig.cmake \
 	    -DMSQ_TARGET=$*-linux-gnu.2.17 \

@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,10 +132,9 @@ def main(
     first, rest = runs[:: len(wanted)], [run for at, run in enumerate(runs) if at % len(wanted)]
     figures: list[dict[str, Any]] = []
     threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
-    with pool if jobs > 1 else nullcontext():
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         for stage in (first, rest):
-            for found in pool.map(_trained, stage) if jobs > 1 else map(_trained, stage):
+            for found in map(_trained, stage) if jobs == 1 else pool.map(_trained, stage):
                 figures.append(found)
                 _print(figures, settings)
     raise SystemExit(finish(benchmark, settings, figures, [] if ablation else bars(figures), out))

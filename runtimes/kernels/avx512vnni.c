@@ -73,8 +73,8 @@ static inline __attribute__((always_inline)) __m512i product(const uint8_t *atom
 static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *block, const int bits, const int group,
                                                                 const grid512 *grid) {
     enum { XOR3 = 0x96 };
-    const int first = bits == 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; /* planes, from the lowest bits */
-    const int rest = bits - first, second = rest & 2 ? 2 : rest & 1, third = rest - second;
+    const msq_planes planes = msq_planes_of(bits);
+    const int first = planes.first, second = planes.second, third = planes.third;
     const __m512i one = product(block + group * first / 8 * ATOM, &grid->matrix[group][0]);
     if (!second) return _mm512_xor_si512(one, grid->constant);
     const __m512i two = product(block + (first + group * second / 8) * ATOM, &grid->matrix[group][1]);

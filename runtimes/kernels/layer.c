@@ -1,5 +1,4 @@
 /* A layer: what its caller says is checked, its constants are made, and its work is cut into tiles. */
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,13 +15,10 @@ enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
 };
 
-typedef enum { DENSE, DEPTHWISE } layout;
-
 struct msq_layer {
     msq_layer_spec spec;
     const msq_tier *tier;
     msq_grid grid;
-    layout layout;
     int32_t taps;          /* kernel height · width */
     int32_t row_groups;    /* groups of four inputs of one output */
     int32_t *bias;         /* by output, padded to whole panels */
@@ -113,7 +109,7 @@ static msq_status checked(const msq_layer_spec *s) {
 static msq_status fold_zero_point(msq_layer *layer) {
     const msq_layer_spec *s = &layer->spec;
     if (s->bits == 0) return MSQ_OK;
-    const bool depthwise = layer->layout == DEPTHWISE;
+    const bool depthwise = layer->spec.depthwise;
     const int64_t k = (int64_t)s->inputs * layer->taps;
     const int32_t zero = s->input_zero + layer->tier->flip;
     const int32_t groups = depthwise ? ceil_of(k * s->outputs, ATOM) : layer->row_groups;
@@ -150,7 +146,6 @@ msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **out) {
     layer->grid.a = spec->a;
     layer->grid.z = spec->z;
     if (spec->bits) tier->prepare(&layer->grid);
-    layer->layout = spec->depthwise ? DEPTHWISE : DENSE;
     layer->taps = spec->kernel[0] * spec->kernel[1];
     layer->row_groups = ceil_of((int64_t)spec->inputs * layer->taps, GROUP);
     /* A panel set of a group may begin within a panel: room for one more behind the last. */
@@ -225,7 +220,7 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     if (status) return status;
     *w = (work){.layer = layer, .call = call, .height = out[0], .width = out[1]};
     const int32_t channels = s->inputs * s->groups;
-    const bool depthwise = layer->layout == DEPTHWISE;
+    const bool depthwise = layer->spec.depthwise;
     const bool padded = s->padding[0] | s->padding[1] | s->padding[2] | s->padding[3];
     const int64_t pixels = (int64_t)w->height * w->width;
     const int64_t all = pixels * call->batch;
@@ -624,7 +619,7 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
         else
             w.source = (const uint8_t *)call->x +
                        (size_t)w.image * (size_t)call->height * (size_t)call->width * (size_t)w.padded_channels;
-        if (layer->layout == DEPTHWISE) {
+        if (layer->spec.depthwise) {
             w.row_parts = msq_thread_count(threads);
             msq_share(threads, w.row_parts, slide, &w);
         } else {

@@ -2,7 +2,6 @@
  *
  *   VEC, LANES                 int32 sums of LANES outputs
  *   WEIGHTS                    LANES · 4 int8 weights: the operand of DOT
- *   BYTES                      as many bytes of packed codes
  *   INPUTS                     up to 16 inputs of a row, or where they lie
  *   ZERO() LOAD(p) STORE(p,v) ADD(v,v)       of VEC
  *   LOAD_WEIGHTS(p) STORE_WEIGHTS(p,w)
@@ -30,13 +29,19 @@
 
 #define VECS (PANEL / LANES)
 
-/* Bits of a code that a plane holds, from the plane of its lowest bits: 8, or 4, 2 and 1 as far as the width has them. */
-#define HAS_PLANE(bits, plane) ((plane) == 8 ? (bits) == 8 : (bits) < 8 && ((bits) & (plane)))
-
-/* The planes below one of 4, 2, 1 bits are those that are larger. */
-#define PLANES_BELOW(bits, plane) ((plane) == 8 ? 0 : (bits) & ~(2 * (plane) - 1))
-
-INLINE bool is_wide(const msq_grid *grid) { return grid->bits + (grid->a == 2) > 7; }
+/* Do CALL(width) with the width as a literal, so that each has a loop of its own. */
+#define FOR_WIDTH(width, CALL) \
+    switch (width) { \
+        case 1: CALL(1); return; \
+        case 2: CALL(2); return; \
+        case 3: CALL(3); return; \
+        case 4: CALL(4); return; \
+        case 5: CALL(5); return; \
+        case 6: CALL(6); return; \
+        case 7: CALL(7); return; \
+        case 8: CALL(8); return; \
+        default: __builtin_unreachable(); \
+    }
 
 INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
                       const int8_t *weights, VEC *sums) {
@@ -89,7 +94,7 @@ INLINE void tile_sizes(const bool wide, int32_t rows, int32_t panels, const uint
 static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums) {
 #ifdef TIER_CARES_FOR_WIDE
-    if (is_wide(grid)) {
+    if (msq_is_wide(grid)) {
         tile_sizes(true, rows, panels, x, runs, run_count, weights, more, sums);
         return;
     }
@@ -142,16 +147,9 @@ INLINE void unpack_of(const int bits, const msq_grid *grid, const uint8_t *packe
 
 static void unpack(const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights,
                    size_t stride) {
-    switch (grid->bits) {
-#define UNPACK(bits) \
-    case bits: \
-        unpack_of(bits, grid, packed, first, groups, weights, stride); \
-        return;
-        UNPACK(1) UNPACK(2) UNPACK(3) UNPACK(4) UNPACK(5) UNPACK(6) UNPACK(7) UNPACK(8)
+#define UNPACK(bits) unpack_of(bits, grid, packed, first, groups, weights, stride)
+    FOR_WIDTH(grid->bits, UNPACK)
 #undef UNPACK
-        default:
-            __builtin_unreachable();
-    }
 }
 
 /* Chains of sums that a row of a fused tile has, so that a product need not wait for the one before. */
@@ -204,16 +202,9 @@ INLINE void fused_rows(const int bits, const msq_grid *grid, int32_t rows, const
 
 static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums) {
-    switch (grid->bits) {
-#define FUSED(bits) \
-    case bits: \
-        fused_rows(bits, grid, rows, x, blocks, packed, sums); \
-        return;
-        FUSED(1) FUSED(2) FUSED(3) FUSED(4) FUSED(5) FUSED(6) FUSED(7) FUSED(8)
+#define FUSED(bits) fused_rows(bits, grid, rows, x, blocks, packed, sums)
+    FOR_WIDTH(grid->bits, FUSED)
 #undef FUSED
-        default:
-            __builtin_unreachable();
-    }
 }
 
 /* What follows is plain C: a compiler makes vectors of it, of the tier's instructions. */

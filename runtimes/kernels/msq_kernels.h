@@ -97,7 +97,7 @@ MSQ_API const char *msq_built_tier(int32_t index);
 /* Bytes of the packed weights of a layer, filling included; 0 at 0 bits. The shape is (N, taps · inputs) as a matrix. */
 MSQ_API size_t msq_packed_bytes(int32_t outputs, int32_t inputs, int32_t taps, int32_t bits, int32_t depthwise);
 
-/* Prepare a layer. Bytes held beside the packed weights: 12 a channel, rounded up to 16 channels. */
+/* Prepare a layer. Bytes held beside the packed weights: 8 a channel, rounded up to 16 channels and 64 more. */
 MSQ_API msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **layer);
 MSQ_API void msq_layer_destroy(msq_layer *layer);
 

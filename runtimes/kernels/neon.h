@@ -48,8 +48,8 @@ static inline __attribute__((always_inline)) uint8x16_t plane_of(const uint8_t *
 
 static inline __attribute__((always_inline)) int8x16_t weights_of(const uint8_t *block, const int bits, const int group,
                                                                   grid128 grid) {
-    const int first = bits == 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; /* planes, from the lowest bits */
-    const int rest = bits - first, second = rest & 2 ? 2 : rest & 1, third = rest - second;
+    const msq_planes planes = msq_planes_of(bits);
+    const int first = planes.first, second = planes.second, third = planes.third;
     uint8x16_t code = plane_of(block + group * first / 8 * ATOM, first, group * first % 8, 0);
     if (second)
         code = vorrq_u8(code, plane_of(block + (first + group * second / 8) * ATOM, second, group * second % 8, first));

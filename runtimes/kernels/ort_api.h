@@ -17,7 +17,7 @@ typedef struct OrtValue OrtValue;
 typedef struct OrtShape OrtShape; /* OrtTensorTypeAndShapeInfo */
 
 enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6 };   /* ONNXTensorElementDataType */
-enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2, ORT_NOT_IMPLEMENTED = 9 }; /* OrtErrorCode */
+enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 }; /* OrtErrorCode */
 
 typedef struct {
     void *functions[280];

@@ -22,6 +22,20 @@ typedef struct {
     int32_t bits, a, z;
 } msq_grid;
 
+/* Whether |w| may exceed 64, so that two products of a byte can overflow 16 bits. */
+static inline bool msq_is_wide(const msq_grid *grid) { return grid->bits + (grid->a == 2) > 7; }
+
+/* The planes of a code of `bits`, from its lowest bits: their widths, 0 where there are no more. */
+typedef struct {
+    int first, second, third;
+} msq_planes;
+
+static inline __attribute__((always_inline)) msq_planes msq_planes_of(const int bits) {
+    const int first = bits == 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1, rest = bits - first;
+    const int second = rest & 2 ? 2 : rest & 1;
+    return (msq_planes){first, second, rest - second};
+}
+
 /* Constants of the outputs of one panel set, padded to whole panels. */
 typedef struct {
     const int32_t *bias; /* what the sums lack: bias − Σw · (input_zero + flip) */

@@ -52,8 +52,8 @@ static inline __attribute__((always_inline)) __m256i plane_of(const uint8_t *ato
 
 static inline __attribute__((always_inline)) __m256i weights_of(const uint8_t *block, const int bits, const int group,
                                                                 grid256 grid) {
-    const int first = bits == 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1; /* planes, from the lowest bits */
-    const int rest = bits - first, second = rest & 2 ? 2 : rest & 1, third = rest - second;
+    const msq_planes planes = msq_planes_of(bits);
+    const int first = planes.first, second = planes.second, third = planes.third;
     __m256i code = plane_of(block + group * first / 8 * ATOM, first, group * first % 8, 0);
     if (second)
         code = _mm256_or_si256(code, plane_of(block + (first + group * second / 8) * ATOM, second, group * second % 8,
@@ -82,7 +82,7 @@ static inline __attribute__((always_inline)) __m256i weights_of(const uint8_t *b
     } \
     static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x, \
                           const int8_t *weights, int32_t *sums) { \
-        if (grid->bits + (grid->a == 2) > 7) \
+        if (msq_is_wide(grid)) \
             depthwise_of(true, taps, channels, x, weights, sums); \
         else \
             depthwise_of(false, taps, channels, x, weights, sums); \
