@@ -11,7 +11,7 @@
  *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
- *   TIER_HAS_DEPTHWISE         where it has its own `arrange` and `depthwise`
+ *   TIER_HAS_TILE, TIER_HAS_DEPTHWISE        where it has its own `tile`, or `arrange` and `depthwise`
  *   TIER_IS_SMALL              where loops are better left loops
  */
 #include <string.h>
@@ -43,6 +43,7 @@
         default: __builtin_unreachable(); \
     }
 
+#ifndef TIER_HAS_TILE
 INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
                       const int8_t *weights, VEC *sums) {
     (void)wide;
@@ -103,6 +104,7 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
 #endif
     tile_sizes(false, rows, panels, x, runs, run_count, weights, more, sums);
 }
+#endif
 
 static void prepare(msq_grid *grid) {
     _Static_assert(sizeof(GRID) <= sizeof grid->made, "a grid has room for what this tier makes of it");

@@ -91,7 +91,7 @@ typedef struct msq_tier {
 
 extern const msq_tier msq_scalar;
 extern const msq_tier msq_avx2, msq_avxvnni, msq_avx512vnni;
-extern const msq_tier msq_neon, msq_dotprod;
+extern const msq_tier msq_neon, msq_dotprod, msq_i8mm;
 
 /* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
 const msq_tier *msq_current_tier(void);

@@ -12,7 +12,7 @@ static const msq_tier *const BUILT[] = {
 #if defined(__x86_64__)
     &msq_avx512vnni, &msq_avxvnni, &msq_avx2,
 #elif defined(__aarch64__)
-    &msq_dotprod, &msq_neon,
+    &msq_i8mm, &msq_dotprod, &msq_neon,
 #endif
     &msq_scalar,
 };
