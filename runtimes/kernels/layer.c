@@ -302,15 +302,27 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     memset(to, zero, (size_t)s->padding[3] * wide);
 }
 
-/* Where the receptive field of a row (a pixel of y) begins in the source. */
-static const uint8_t *field(const work *w, int64_t row) {
+/* Where the receptive field of a pixel of y begins in the source. */
+static const uint8_t *field(const work *w, int64_t image, int64_t y, int64_t x) {
     const msq_layer_spec *s = &w->layer->spec;
-    const size_t channels = (size_t)w->padded_channels, offset = (size_t)w->group * (size_t)s->inputs;
-    if (is_pointwise(s)) return w->source + (size_t)row * channels + offset;
-    const int64_t pixels = (int64_t)w->height * w->width;
-    const int64_t image = row / pixels, at = row % pixels;
-    const int64_t y = at / w->width * s->stride[0], x = at % w->width * s->stride[1];
-    return w->source + (size_t)((image * w->padded_height + y) * w->padded_width + x) * channels + offset;
+    const int64_t pixel = (image * w->padded_height + y * s->stride[0]) * w->padded_width + x * s->stride[1];
+    return w->source + (size_t)pixel * (size_t)w->padded_channels + (size_t)w->group * (size_t)s->inputs;
+}
+
+/* Where those of consecutive rows (pixels of y, image by image) begin. */
+static void fields(const work *w, int64_t row, int32_t count, const uint8_t **x) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const int64_t line = row / w->width;
+    int64_t image = line / w->height, up = line % w->height, along = row % w->width;
+    while (count > 0) {
+        const uint8_t *from = field(w, image, up, along);
+        const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
+        for (; along < w->width && count > 0; along++, count--, from += step) *x++ = from;
+        along = 0;
+        if (++up < w->height) continue;
+        up = 0;
+        image++;
+    }
 }
 
 /* Part: one row of the chunk. Its inputs, which may lie apart, are brought together and filled up to whole blocks. */
@@ -321,7 +333,8 @@ static void gather_row(void *context, int32_t part, int32_t thread) {
     const size_t channels = (size_t)w->padded_channels, inputs = (size_t)s->inputs;
     uint8_t *to = gathered(w, part), *const end = to - BLOCK + gathered_bytes(w->layer);
     memset(to - BLOCK, 0, BLOCK);
-    const uint8_t *from = field(w, w->first_row + part);
+    const uint8_t *from;
+    fields(w, w->first_row + part, 1, &from);
     const uint8_t flip = w->staged ? 0 : w->layer->tier->flip;
     for (int32_t y = 0; y < s->kernel[0]; y++) {
         for (int32_t x = 0; x < s->kernel[1]; x++) {
@@ -438,8 +451,11 @@ static void multiply(void *context, int32_t part, int32_t thread) {
     const int32_t begin = share * per_share;
     const int32_t end = begin + per_share < w->chunk_rows ? begin + per_share : (int32_t)w->chunk_rows;
     const int32_t most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
-    for (int32_t row = begin; row < end; row++)
-        x[row - begin] = w->gathered ? gathered(w, row) : field(w, w->first_row + row);
+    if (w->gathered)
+        for (int32_t row = begin; row < end; row++) x[row - begin] = gathered(w, row);
+    else
+        fields(w, w->first_row + begin, end - begin, x);
+    msq_epilogue e = epilogue_of(w, o.output);
     const size_t first = (size_t)o.panel * (size_t)layer->row_groups;
     msq_run runs[MOST_RUNS];
     for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
@@ -450,13 +466,12 @@ static void multiply(void *context, int32_t part, int32_t thread) {
                          (size_t)panels * ATOM);
         for (int32_t row = begin, rows; row < end; row += rows) {
             rows = end - row < most ? end - row : most;
-            tier->tile(&layer->grid, rows, panels, x + (row - begin), runs, count, weights, before > 0,
-                       sums + (row - begin) * panels * PANEL);
+            int32_t *const own_sums = sums + (row - begin) * panels * PANEL;
+            tier->tile(&layer->grid, rows, panels, x + (row - begin), runs, count, weights, before > 0, own_sums);
+            if (run == w->run_count)
+                finish(w, &e, own_sums + o.skip, panels * PANEL, w->first_row + row, rows, o.output, o.count, codes);
         }
     }
-    msq_epilogue e = epilogue_of(w, o.output);
-    if (begin < end)
-        finish(w, &e, sums + o.skip, panels * PANEL, w->first_row + begin, end - begin, o.output, o.count, codes);
 }
 
 /* Part: one panel over all rows, of which there are few. */
@@ -514,7 +529,7 @@ static void slide(void *context, int32_t part, int32_t thread) {
     const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
     msq_epilogue e = epilogue_of(w, 0);
     for (int32_t line = part * per_part; line < end; line++) {
-        const uint8_t *from = field(w, (int64_t)line * w->width);
+        const uint8_t *from = field(w, line / w->height, line % w->height, 0);
         for (int32_t column = 0, columns; column < w->width; column += columns) {
             columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
             for (int32_t i = 0; i < columns; i++, from += (size_t)s->stride[1] * channels) {

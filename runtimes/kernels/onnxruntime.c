@@ -21,12 +21,10 @@ static const char *const KIND_NAMES[KINDS] = {"Conv", "Depthwise", "Linear", "To
 
 static atomic_int wanted_threads;
 
-void msq_use_threads(int32_t count) { atomic_store(&wanted_threads, count); }
-
-static int32_t slots(void) {
-    const int32_t wanted = atomic_load(&wanted_threads);
-    const long online = wanted > 0 ? wanted : sysconf(_SC_NPROCESSORS_ONLN);
-    return online < 1 ? 1 : online > MOST_SLOTS ? MOST_SLOTS : (int32_t)online;
+/* The system is asked once: it takes longer than a small layer does. */
+void msq_use_threads(int32_t count) {
+    const long found = count > 0 ? count : sysconf(_SC_NPROCESSORS_ONLN);
+    atomic_store(&wanted_threads, found < 1 ? 1 : found > MOST_SLOTS ? MOST_SLOTS : (int32_t)found);
 }
 
 typedef struct {
@@ -236,7 +234,7 @@ static OrtStatus *compute(void *made, OrtKernelContext *context) {
     TRY(ORT_GetTensorMutableData(api)(x, (void **)(uintptr_t)&call.x));
     TRY(ORT_GetTensorMutableData(api)(y, (void **)&call.y));
 
-    session_threads threads = {.pool = {.count = slots(), .share = share}, .api = api, .context = context};
+    session_threads threads = {.pool = {.count = atomic_load(&wanted_threads), .share = share}, .api = api, .context = context};
     msq_threads *pool = threads.pool.count > 1 ? &threads.pool : NULL;
     if (msq_layer_workspace(k->layer, call.batch, call.height, call.width, pool, &call.workspace_bytes))
         return failed(api, "workspace");
@@ -288,6 +286,7 @@ MSQ_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBas
     const OrtApi *api = base->GetApi(ORT_VERSION);
     if (api == NULL) return NULL; /* older than 1.17: the model's functions do the work */
     if (msq_tier_name() == NULL) return failed(api, "MSQ_KERNELS_TIER");
+    if (atomic_load(&wanted_threads) == 0) msq_use_threads(0);
     OrtCustomOpDomain *domain = NULL;
     TRY(ORT_CreateCustomOpDomain(api)("msq", &domain));
     for (int i = 0; i < KINDS * WIDTHS; i++) {
