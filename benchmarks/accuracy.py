@@ -23,6 +23,7 @@ from benchmarks.result import Bar, at_least, finish
 from msq.atomic import write_text
 from msq.checkpoint import Checkpoint
 from msq.cli import run
+from msq.errors import BudgetError
 from msq.recipe import RecipeFile
 from train.fit import train
 
@@ -150,16 +151,19 @@ class Run:
 
 
 def _trained(run: Run) -> dict[str, Any]:
-    """Train, as far as not yet done, and return the figures."""
+    """Train, as far as not yet done, and return the figures; of a run that misses its budget, why."""
     folder = run.folder / run.recipe["name"]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.yaml", yaml.safe_dump(run.recipe, sort_keys=False))
     recipe = RecipeFile.read(folder / "recipe.yaml")
-    checkpoint = train(recipe, folder / "checkpoint", run.folder / "work", Console())
+    known = {"entrant": run.entrant, "seed": run.recipe["seed"]}
+    try:
+        checkpoint = train(recipe, folder / "checkpoint", run.folder / "work", Console())
+    except BudgetError as error:  # what it shows of an option
+        return {**known, "failed": str(error), "recipe": run.recipe}
     # Where the data lay is of no use elsewhere; which they were is said by their digest.
     data = {key: value for key, value in run.recipe["data"].items() if key != "path"} | checkpoint.data.model_dump()
-    figures = {"entrant": run.entrant, "seed": run.recipe["seed"], **figures_of(checkpoint)}
-    return {**figures, "recipe": run.recipe | {"data": data}}
+    return {**known, **figures_of(checkpoint), "recipe": run.recipe | {"data": data}}
 
 
 def figures_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -177,8 +181,8 @@ def figures_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def mean(figures: list[dict[str, Any]], entrant: str, key: str = "top1") -> float | None:
-    """Return the mean of a figure over an entrant's seeds, None where it has no run."""
-    found = [figure[key] for figure in figures if figure["entrant"] == entrant]
+    """Return the mean of a figure over an entrant's seeds, None where it has no run that ended well."""
+    found = [figure[key] for figure in figures if figure["entrant"] == entrant and "failed" not in figure]
     return statistics.fmean(found) if found else None
 
 
@@ -203,13 +207,17 @@ def bars(figures: list[dict[str, Any]]) -> list[Bar]:
 def _print(figures: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     table = Table("method", "top-1", "spread", "stored bits", "seeds", title=json.dumps(settings))
     for name in dict.fromkeys(figure["entrant"] for figure in figures):
-        found = [figure for figure in figures if figure["entrant"] == name]
+        found = [figure for figure in figures if figure["entrant"] == name and "failed" not in figure]
+        if not found:
+            table.add_row(name, "misses the budget", "–", "–", "–")
+            continue
         top1 = [figure["top1"] for figure in found]
         spread = f"±{statistics.stdev(top1):.2%}" if len(top1) > 1 else "–"
         bits = statistics.fmean(figure["stored_bits"] for figure in found)
         table.add_row(name, f"{statistics.fmean(top1):.2%}", spread, f"{bits:.2f}", str(len(found)))
-    floats = {figure["seed"]: figure["float_top1"] for figure in figures}
-    table.add_row("float", f"{statistics.fmean(floats.values()):.2%}", "–", "32", str(len(floats)))
+    floats = {figure["seed"]: figure["float_top1"] for figure in figures if "failed" not in figure}
+    if floats:
+        table.add_row("float", f"{statistics.fmean(floats.values()):.2%}", "–", "32", str(len(floats)))
     Console().print(table)
 
 

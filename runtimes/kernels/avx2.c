@@ -1,7 +1,6 @@
 /* AVX2 tier: products of bytes are summed to 16 bits by pairs, which |w| ≤ 64 cannot overflow, then to 32. */
-#include "ymm.h"
-
 #define TIER_CARES_FOR_WIDE
+#include "ymm.h"
 
 static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i weights, __m256i x, const bool wide) {
     if (!wide) {
@@ -23,9 +22,9 @@ static inline __attribute__((always_inline)) __m128i dot_128(__m128i sum, __m128
 
 #define SUM_256(sum, x, w) dot(sum, w, x, wide)
 #define SUM_128(sum, x, w) dot_128(sum, x, w, wide)
-DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
-DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
-DEPTHWISE_OF_YMM
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, DEAL_256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, DEAL_128, SUM_128)
+DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 

@@ -84,31 +84,16 @@ static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *b
 }
 
 #define TIER_HAS_DEPTHWISE
+#define INPUT uint8_t
 
 #define SUM_512(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
 #define SUM_256(sum, x, w) _mm256_dpbusd_epi32(sum, x, w)
 #define SUM_128(sum, x, w) _mm_dpbusd_epi32(sum, x, w)
-DEPTHWISE(depthwise_64, 4, __m512i, _mm512, SUM_512)
-DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
-DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
-
-static void arrange(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights) {
-    const int32_t quads = (taps + 3) / 4;
-    int32_t at = 0;
-    for (; at + 64 <= channels; at += 64) depthwise_64_weights(quads, w, at, weights + 4 * quads * at);
-    for (; at + 32 <= channels; at += 32) depthwise_32_weights(quads, w, at, weights + 4 * quads * at);
-    if (at < channels) depthwise_16_weights(quads, w, at, weights + 4 * quads * at);
-}
-
-static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
-                      const int8_t *weights, int32_t *sums) {
-    (void)grid;
-    const int32_t quads = (taps + 3) / 4;
-    int32_t at = 0;
-    for (; at + 64 <= channels; at += 64) depthwise_64(quads, x, at, weights + 4 * quads * at, false, sums + at);
-    for (; at + 32 <= channels; at += 32) depthwise_32(quads, x, at, weights + 4 * quads * at, false, sums + at);
-    if (at < channels) depthwise_16(quads, x, at, weights + 4 * quads * at, false, sums + at);
-}
+DEPTHWISE(depthwise_64, 4, __m512i, _mm512, DEAL_512, SUM_512)
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, DEAL_256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, DEAL_128, SUM_128)
+#define BLOCKS(DO) DO(64) DO(32) DO(16)
+DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 

@@ -8,9 +8,9 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i we
 
 #define SUM_256(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
 #define SUM_128(sum, x, w) _mm_dpbusd_avx_epi32(sum, x, w)
-DEPTHWISE(depthwise_32, 2, __m256i, _mm256, SUM_256)
-DEPTHWISE(depthwise_16, 1, __m128i, _mm, SUM_128)
-DEPTHWISE_OF_YMM
+DEPTHWISE(depthwise_32, 2, __m256i, _mm256, DEAL_256, SUM_256)
+DEPTHWISE(depthwise_16, 1, __m128i, _mm, DEAL_128, SUM_128)
+DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 

@@ -206,8 +206,17 @@ static uint8_t *gathered(const work *w, int64_t row) {
     return w->chunk + (size_t)row * gathered_bytes(w->layer) + BLOCK;
 }
 
-/* Fours of taps of a depthwise layer, the last one filled up. */
-static size_t quads_of(const msq_layer *layer) { return ((size_t)layer->taps + 3) / 4; }
+static msq_window window_of(const work *w) {
+    const msq_layer_spec *s = &w->layer->spec;
+    return (msq_window){
+        .height = s->kernel[0],
+        .width = s->kernel[1],
+        .stride = s->stride[1],
+        .dilation = s->dilation[1],
+        .down = (ptrdiff_t)s->dilation[0] * w->padded_width * w->padded_channels,
+        .channels = w->padded_channels,
+    };
+}
 
 /* Decide how a call is done, and lay out its workspace; return the bytes of it. */
 static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, const msq_threads *threads,
@@ -248,16 +257,18 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     w->most_rows = w->chunk_rows = w->rows < CHUNK_ROWS ? w->rows : CHUNK_ROWS;
     if (w->gathered) at += rounded((size_t)w->chunk_rows * gathered_bytes(layer), ATOM);
     w->scratch = (uint8_t *)at;
-    const size_t weights =
-        depthwise ? rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM + /* read beyond its end */
-                        (quads_of(layer) * 4 + 1) * (size_t)w->padded_channels
-                  : w->fused ? 0 : PART_BYTES;
-    const size_t rows_at_once = depthwise ? 1 : (size_t)w->chunk_rows;
-    const size_t sums = rows_at_once * TILE_OUTPUTS + (depthwise ? COLUMNS * (size_t)w->padded_channels : 0);
-    const size_t codes = 2 * (TILE_OUTPUTS + (depthwise ? (size_t)w->padded_channels : 0));
-    const size_t pointers = rows_at_once * sizeof(void *);
-    w->thread_bytes = rounded(weights, ATOM) + rounded(sums * sizeof(int32_t), ATOM) + rounded(pointers + codes, ATOM);
-    if (depthwise) w->thread_bytes += 2 * rounded(quads_of(layer) * 4 * sizeof(void *), ATOM);
+    if (depthwise) {
+        const msq_window window = window_of(w);
+        const size_t wide = (size_t)w->padded_channels;
+        /* The weights as they are unpacked, with what is read beyond their end, and the sums share their room. */
+        const size_t flat = rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM;
+        const size_t sums = COLUMNS * wide * sizeof(int32_t) + 2 * wide;
+        w->thread_bytes = rounded(msq_window_weights(&window), ATOM) + rounded(flat > sums ? flat : sums, ATOM);
+    } else {
+        const size_t sums = (size_t)w->chunk_rows * TILE_OUTPUTS * sizeof(int32_t);
+        const size_t pointers = (size_t)w->chunk_rows * sizeof(void *);
+        w->thread_bytes = (w->fused ? 0 : PART_BYTES) + sums + rounded(pointers + 2 * TILE_OUTPUTS, ATOM);
+    }
     at += w->thread_bytes * (size_t)msq_thread_count(threads);
     *bytes = at;
     return MSQ_OK;
@@ -499,44 +510,26 @@ static void slide(void *context, int32_t part, int32_t thread) {
     work *w = context;
     const msq_layer *layer = w->layer;
     const msq_layer_spec *s = &layer->spec;
-    const size_t taps = quads_of(layer) * 4, channels = (size_t)w->padded_channels;
+    const msq_window window = window_of(w);
+    const size_t channels = (size_t)w->padded_channels;
     uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
-    uint8_t *flat = own;
-    own += rounded((size_t)layer->taps * (size_t)s->outputs, ATOM) + ATOM;
-    uint8_t *nothing = own; /* weights of the taps that fill up the last quad */
-    int8_t *weights = (int8_t *)(nothing + channels);
-    own += rounded((taps + 1) * channels, ATOM);
-    int32_t *sums = (int32_t *)own;
-    own += COLUMNS * channels * sizeof(int32_t);
-    const uint8_t **x = (const uint8_t **)own;
-    own += rounded(taps * sizeof(void *), ATOM);
-    int8_t *codes = (int8_t *)own;
-    ptrdiff_t *offsets = (ptrdiff_t *)(codes + 2 * channels);
+    int8_t *weights = (int8_t *)own;
+    own += rounded(msq_window_weights(&window), ATOM);
+    int8_t *flat = (int8_t *)own;
+    int32_t *sums = (int32_t *)own; /* once the weights are arranged */
+    int8_t *codes = (int8_t *)(sums + COLUMNS * channels);
 
-    layer->tier->unpack(&layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), (int8_t *)flat,
-                        ATOM);
-    memset(nothing, 0, channels);
-    for (size_t t = 0; t < taps; t++) {
-        const bool real = t < (size_t)layer->taps;
-        const int32_t tap = real ? (int32_t)t : 0;
-        x[t] = real ? flat + t * (size_t)s->outputs : nothing;
-        offsets[t] = ((ptrdiff_t)(tap / s->kernel[1] * s->dilation[0]) * w->padded_width +
-                      (ptrdiff_t)(tap % s->kernel[1] * s->dilation[1])) * (ptrdiff_t)channels;
-    }
-    layer->tier->arrange((int32_t)taps, (int32_t)channels, x, weights);
+    layer->tier->unpack(&layer->grid, s->packed, 0, ceil_of((int64_t)layer->taps * s->outputs, ATOM), flat, ATOM);
+    layer->tier->arrange(&window, (uint8_t *)flat, (size_t)s->outputs, weights);
 
     const int32_t lines = w->height * w->images, per_part = ceil_of(lines, w->row_parts);
     const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
     msq_epilogue e = epilogue_of(w, 0);
     for (int32_t line = part * per_part; line < end; line++) {
-        const uint8_t *from = field(w, line / w->height, line % w->height, 0);
         for (int32_t column = 0, columns; column < w->width; column += columns) {
             columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
-            for (int32_t i = 0; i < columns; i++, from += (size_t)s->stride[1] * channels) {
-                for (size_t t = 0; t < taps; t++) x[t] = from + offsets[t];
-                layer->tier->depthwise(&layer->grid, (int32_t)taps, (int32_t)channels, x, weights,
-                                       sums + (size_t)i * channels);
-            }
+            const uint8_t *from = field(w, line / w->height, line % w->height, column);
+            layer->tier->depthwise(&layer->grid, &window, columns, from, weights, sums);
             finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs, codes);
         }
     }

@@ -11,7 +11,9 @@
  *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
- *   TIER_HAS_TILE, TIER_HAS_DEPTHWISE        where it has its own `tile`, or `arrange` and `depthwise`
+ *   INPUT                      type of an input that is not flipped back: int8_t, if not defined
+ *   TIER_HAS_TILE              where it has its own `tile`
+ *   TIER_HAS_DEPTHWISE         where it has its own held_arrange and held_depthwise, for windows that is_held() says
  *   TIER_IS_SMALL              where loops are better left loops
  */
 #include <string.h>
@@ -112,14 +114,19 @@ static void prepare(msq_grid *grid) {
     memcpy(grid->made, &made, sizeof made);
 }
 
+/* Groups whose weights are made before any is stored: what they share is then read once, for a store may change all. */
+#define TOGETHER (VECS < GROUPS ? GROUPS / VECS : 1)
+
 INLINE void unpack_blocks(const int bits, GRID const *made, const uint8_t *packed, int32_t blocks, int8_t *weights,
                           size_t stride) {
+    const GRID grid = *made;
     for (; blocks > 0; blocks--, packed += bits * ATOM, weights += GROUPS * stride) {
-        UNROLL for (int group = 0; group < GROUPS; group++) {
-            UNROLL for (int v = 0; v < VECS; v++) {
-                STORE_WEIGHTS(weights + (size_t)group * stride + v * LANES * GROUP,
-                              WEIGHTS_OF(packed, v, bits, group, *made));
-            }
+        UNROLL for (int first = 0; first < GROUPS; first += TOGETHER) {
+            WEIGHTS w[TOGETHER * VECS];
+            UNROLL for (int i = 0; i < TOGETHER * VECS; i++)
+                w[i] = WEIGHTS_OF(packed, i % VECS, bits, first + i / VECS, grid);
+            UNROLL for (int i = 0; i < TOGETHER * VECS; i++)
+                STORE_WEIGHTS(weights + (size_t)(first + i / VECS) * stride + i % VECS * LANES * GROUP, w[i]);
         }
     }
 }
@@ -161,6 +168,7 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, const msq_
                      int32_t blocks, const uint8_t *packed, int32_t *out) {
     (void)wide;
     const GRID *const made = (const void *)grid->made;
+    const GRID own = *made;
     const int chains = CHAINS(rows);
     VEC sums[4 * VECS * 4];
     UNROLL for (int i = 0; i < rows * VECS * chains; i++) sums[i] = ZERO();
@@ -172,7 +180,7 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, const msq_
         }
 #define FUSED_GROUP(group) \
     UNROLL for (int v = 0; v < VECS; v++) { \
-        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, *made); \
+        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, own); \
         UNROLL for (int r = 0; r < rows; r++) { \
             VEC *sum = &sums[(r * VECS + v) * chains + (group) % chains]; \
             *sum = DOT(*sum, w, now[2 * r + (group) / 4], (group) % 4, wide); \
@@ -211,22 +219,55 @@ static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, i
 
 /* What follows is plain C: a compiler makes vectors of it, of the tier's instructions. */
 
-#ifndef TIER_HAS_DEPTHWISE
-static void arrange(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights) {
-    for (int32_t t = 0; t < taps; t++) memcpy(weights + (size_t)t * (size_t)channels, w[t], (size_t)channels);
+#ifndef INPUT
+#define INPUT int8_t
+#endif
+
+INLINE void plain_arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
+    const size_t channels = (size_t)w->channels;
+    for (int32_t t = 0; t < w->height * w->width; t++) memcpy(weights + (size_t)t * channels, flat + (size_t)t * step, channels);
 }
 
-static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
+INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights, int32_t *sums) {
+    const int32_t channels = w->channels;
+    for (; columns > 0; columns--, x += (ptrdiff_t)w->stride * channels, sums += channels) {
+        for (int32_t c = 0; c < channels; c += PANEL) {
+            int32_t sum[PANEL] = {0};
+            const int8_t *by = weights + c;
+            for (int32_t up = 0; up < w->height; up++) {
+                const INPUT *in = (const INPUT *)(x + up * w->down) + c;
+                for (int32_t along = 0; along < w->width; along++, in += (ptrdiff_t)w->dilation * channels, by += channels)
+                    for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * by[i]);
+            }
+            memcpy(sums + c, sum, sizeof sum);
+        }
+    }
+}
+
+#ifdef TIER_HAS_DEPTHWISE
+static void arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
+    if (is_held(w))
+        held_arrange(w, flat, step, weights);
+    else
+        plain_arrange(w, flat, step, weights);
+}
+
+static void depthwise(const msq_grid *grid, const msq_window *w, int32_t columns, const uint8_t *x,
+                      const int8_t *weights, int32_t *sums) {
+    if (is_held(w))
+        held_depthwise(grid, w, columns, x, weights, sums);
+    else
+        plain_depthwise(w, columns, x, weights, sums);
+}
+#else
+static void arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
+    plain_arrange(w, flat, step, weights);
+}
+
+static void depthwise(const msq_grid *grid, const msq_window *w, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums) {
     (void)grid;
-    for (int32_t c = 0; c < channels; c += PANEL) {
-        int32_t sum[PANEL] = {0};
-        for (int32_t t = 0; t < taps; t++) {
-            const int8_t *in = (const int8_t *)x[t] + c, *w = weights + (size_t)t * (size_t)channels + c;
-            for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * w[i]);
-        }
-        memcpy(sums + c, sum, sizeof sum);
-    }
+    plain_depthwise(w, columns, x, weights, sums);
 }
 #endif
 

@@ -36,6 +36,19 @@ static inline __attribute__((always_inline)) msq_planes msq_planes_of(const int 
     return (msq_planes){first, second, rest - second};
 }
 
+/* The window of a depthwise layer on its padded map. */
+typedef struct {
+    int32_t height, width;   /* taps */
+    int32_t stride, dilation; /* along a line, in pixels */
+    ptrdiff_t down;          /* bytes from a line of taps to the next */
+    int32_t channels;        /* a multiple of 16; bytes from pixel to pixel */
+} msq_window;
+
+/* Bytes that weights take as a tier arranges them: lines by fours. */
+static inline size_t msq_window_weights(const msq_window *w) {
+    return (size_t)w->width * (size_t)((w->height + 3) / 4 * 4) * (size_t)w->channels;
+}
+
 /* Constants of the outputs of one panel set, padded to whole panels. */
 typedef struct {
     const int32_t *bias; /* what the sums lack: bias − Σw · (input_zero + flip) */
@@ -75,12 +88,12 @@ typedef struct msq_tier {
     void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums);
 
-    /* Bring the weights of a depthwise layer into the order of `depthwise`: w has a pointer for each tap of whole quads,
-     * to channels (a multiple of 16) weights; as many as all these are written. */
-    void (*arrange)(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights);
+    /* Bring the weights of a depthwise layer, flat with `step` bytes from tap to tap, into the order of `depthwise`. At
+     * most msq_window_weights bytes are written. */
+    void (*arrange)(const msq_window *window, const uint8_t *flat, size_t step, int8_t *weights);
 
-    /* sums[c] = Σ_t x[t][c] · w[t][c] for channels (a multiple of 16) channels; x flipped, of whole quads of taps. */
-    void (*depthwise)(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x,
+    /* Sums of columns pixels of y that follow one another, window->channels each; x: flipped, the first one's window. */
+    void (*depthwise)(const msq_grid *grid, const msq_window *window, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums);
 
     /* y of rows of count sums, a multiple of 16; from row to row it is sums_step sums, and step codes of y and of the

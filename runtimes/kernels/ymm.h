@@ -63,27 +63,5 @@ static inline __attribute__((always_inline)) __m256i weights_of(const uint8_t *b
 }
 
 #define TIER_HAS_DEPTHWISE
-
-/* The tier's DEPTHWISE(depthwise_32, …) and DEPTHWISE(depthwise_16, …) go before this. */
-#define DEPTHWISE_OF_YMM \
-    static void arrange(int32_t taps, int32_t channels, const uint8_t *const *w, int8_t *weights) { \
-        const int32_t quads = (taps + 3) / 4; \
-        int32_t at = 0; \
-        for (; at + 32 <= channels; at += 32) depthwise_32_weights(quads, w, at, weights + 4 * quads * at); \
-        if (at < channels) depthwise_16_weights(quads, w, at, weights + 4 * quads * at); \
-    } \
-    static inline __attribute__((always_inline)) void depthwise_of(const bool wide, int32_t taps, int32_t channels, \
-                                                                   const uint8_t *const *x, const int8_t *weights, \
-                                                                   int32_t *sums) { \
-        const int32_t quads = (taps + 3) / 4; \
-        int32_t at = 0; \
-        for (; at + 32 <= channels; at += 32) depthwise_32(quads, x, at, weights + 4 * quads * at, wide, sums + at); \
-        if (at < channels) depthwise_16(quads, x, at, weights + 4 * quads * at, wide, sums + at); \
-    } \
-    static void depthwise(const msq_grid *grid, int32_t taps, int32_t channels, const uint8_t *const *x, \
-                          const int8_t *weights, int32_t *sums) { \
-        if (msq_is_wide(grid)) \
-            depthwise_of(true, taps, channels, x, weights, sums); \
-        else \
-            depthwise_of(false, taps, channels, x, weights, sums); \
-    }
+#define INPUT uint8_t
+#define BLOCKS(DO) DO(32) DO(16)
