@@ -95,7 +95,38 @@ DEPTHWISE(depthwise_16, 1, __m128i, _mm, DEAL_128, SUM_128)
 #define BLOCKS(DO) DO(64) DO(32) DO(16)
 DEPTHWISE_OVER(BLOCKS)
 
+#define TIER_HAS_REQUANTIZE
+
 #include "loops.h"
+
+/* Four registers of sums at a time: saturating packs do the lower clamp of what is far below, and interleave the parts
+ * of the registers, which the last permutation takes back. */
+static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
+                       int8_t *y, size_t step) {
+    enum { WHOLE = 4 * LANES };
+    const __m512 high = _mm512_set1_ps(e->high);
+    const __m512i zero = _mm512_set1_epi16((short)e->zero), low = _mm512_set1_epi8((char)((int)e->low + e->zero));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    int32_t n = 0;
+    for (; e->values == NULL && n + WHOLE <= count; n += WHOLE) {
+        __m512i bias[4], code[4];
+        __m512 multiplier[4];
+        memcpy(bias, e->bias + n, sizeof bias);
+        memcpy(multiplier, e->multiplier + n, sizeof multiplier);
+        for (int32_t r = 0; r < rows; r++) {
+            const int32_t *sum = sums + (size_t)r * sums_step + n;
+            UNROLL for (int i = 0; i < 4; i++) {
+                const __m512 exact = _mm512_cvtepi32_ps(ADD(LOAD(sum + i * LANES), bias[i]));
+                code[i] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(exact, multiplier[i]), high));
+            }
+            const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), zero);
+            const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), zero);
+            const __m512i codes = _mm512_max_epi8(_mm512_packs_epi16(one, two), low);
+            STORE(y + (size_t)r * step + n, _mm512_permutexvar_epi32(order, codes));
+        }
+    }
+    plain_requantize(sums, sums_step, rows, n, count, e, y, step);
+}
 
 static bool supported(void) {
     const msq_x86 found = msq_x86_features();

@@ -14,6 +14,7 @@
  *   INPUT                      type of an input that is not flipped back: int8_t, if not defined
  *   TIER_HAS_TILE              where it has its own `tile`
  *   TIER_HAS_DEPTHWISE         where it has its own held_arrange and held_depthwise, for windows that is_held() says
+ *   TIER_HAS_REQUANTIZE        where it has its own `requantize`
  *   TIER_IS_SMALL              where loops are better left loops
  */
 #include <string.h>
@@ -281,35 +282,47 @@ INLINE float code_of(int32_t sum, int32_t bias, float multiplier, float low, flo
     return within((float)(int32_t)((uint32_t)sum + (uint32_t)bias) * multiplier, low, high);
 }
 
-static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
-                       int8_t *y, size_t step) {
+/* From output `from` on. */
+INLINE void plain_requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t from, int32_t count,
+                             const msq_epilogue *e, int8_t *y, size_t step) {
+    const int32_t *const bias = e->bias;
+    const float *const multiplier = e->multiplier;
+    const int8_t *values = e->values;
     const float low = e->low, high = e->high;
     const int32_t zero = e->zero;
-    if (e->values == NULL) {
+    if (values == NULL) {
         for (; rows > 0; rows--, sums += sums_step, y += step) {
-            for (int32_t n = 0; n < count; n += PANEL) {
-                const int32_t *sum = sums + n, *bias = e->bias + n;
-                const float *multiplier = e->multiplier + n;
+            for (int32_t n = from; n < count; n += PANEL) {
                 int8_t codes[PANEL];
-                for (int i = 0; i < PANEL; i++)
-                    codes[i] = (int8_t)((int32_t)__builtin_rintf(code_of(sum[i], bias[i], multiplier[i], low, high)) +
-                                        zero);
+                for (int i = 0; i < PANEL; i++) {
+                    const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
+                    codes[i] = (int8_t)((int32_t)__builtin_rintf(code) + zero);
+                }
                 memcpy(y + n, codes, PANEL);
             }
         }
         return;
     }
-    const int8_t *values = e->values;
     const float ratio = e->ratio, residual_ratio = e->residual_ratio;
     const int32_t residual_zero = e->residual_zero, sum_zero = e->sum_zero;
     const float sum_low = (float)(e->sum_low - sum_zero), sum_high = (float)(e->sum_high - sum_zero);
     for (; rows > 0; rows--, sums += sums_step, y += step, values += step) {
-        for (int32_t i = 0; i < count; i++) {
-            const float code =
-                __builtin_rintf(code_of(sums[i], e->bias[i], e->multiplier[i], low, high));
-            const float left = __builtin_rintf(code * ratio);
-            const float right = __builtin_rintf((float)(values[i] - residual_zero) * residual_ratio);
-            y[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + sum_zero);
+        for (int32_t n = from; n < count; n += PANEL) {
+            int8_t codes[PANEL];
+            for (int i = 0; i < PANEL; i++) {
+                const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
+                const float left = __builtin_rintf(__builtin_rintf(code) * ratio);
+                const float right = __builtin_rintf((float)(values[n + i] - residual_zero) * residual_ratio);
+                codes[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + sum_zero);
+            }
+            memcpy(y + n, codes, PANEL);
         }
     }
 }
+
+#ifndef TIER_HAS_REQUANTIZE
+static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
+                       int8_t *y, size_t step) {
+    plain_requantize(sums, sums_step, rows, 0, count, e, y, step);
+}
+#endif
