@@ -9,6 +9,7 @@
 enum {
     FUSED_ROWS = 6,      /* fewer rows than this are multiplied by weights unpacked in registers */
     CHUNK_ROWS = 384,    /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    FAR_BYTES = 1 << 20, /* packed weights larger than this are fetched into the second cache ahead of their use */
     PART_BYTES = 24576,  /* of unpacked weights: they stay in the first cache while all rows pass */
     MOST_RUNS = 64,
     COLUMNS = 16, /* pixels of a depthwise layer whose sums are kept before they are requantized together */
@@ -37,6 +38,7 @@ typedef struct {
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */
     uint8_t *stage, *chunk, *scratch;
+    const uint8_t **x; /* where the rows of the chunk begin */
     size_t thread_bytes;
     int64_t first_row;     /* of the chunk */
     int64_t chunk_rows, most_rows;
@@ -256,6 +258,8 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     w->chunk = (uint8_t *)at; /* offsets now, pointers once the workspace is known */
     w->most_rows = w->chunk_rows = w->rows < CHUNK_ROWS ? w->rows : CHUNK_ROWS;
     if (w->gathered) at += rounded((size_t)w->chunk_rows * gathered_bytes(layer), ATOM);
+    w->x = (const uint8_t **)at;
+    if (!depthwise) at += rounded((size_t)w->chunk_rows * sizeof *w->x, ATOM);
     w->scratch = (uint8_t *)at;
     if (depthwise) {
         const msq_window window = window_of(w);
@@ -266,8 +270,7 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
         w->thread_bytes = rounded(msq_window_weights(&window), ATOM) + rounded(flat > sums ? flat : sums, ATOM);
     } else {
         const size_t sums = (size_t)w->chunk_rows * TILE_OUTPUTS * sizeof(int32_t);
-        const size_t pointers = (size_t)w->chunk_rows * sizeof(void *);
-        w->thread_bytes = (w->fused ? 0 : PART_BYTES) + sums + rounded(pointers + 2 * TILE_OUTPUTS, ATOM);
+        w->thread_bytes = (w->fused ? 0 : PART_BYTES) + sums + 2 * TILE_OUTPUTS;
     }
     at += w->thread_bytes * (size_t)msq_thread_count(threads);
     *bytes = at;
@@ -443,6 +446,38 @@ static int32_t next_runs(const work *w, int32_t most, int32_t *run, int32_t *don
     return count;
 }
 
+/* Packed weights that are asked for while others are multiplied: `lines` of 64 bytes of each of some panels. */
+typedef struct {
+    const uint8_t *at;
+    size_t lines, left, step;
+    int32_t panels;
+} ahead;
+
+static ahead ahead_of(const msq_layer *layer, size_t first, int32_t groups, int32_t panels) {
+    const size_t block = (size_t)layer->grid.bits * ATOM, begin = first / GROUPS * block;
+    ahead a = {.lines = (size_t)ceil_of(groups, GROUPS) * (size_t)layer->grid.bits};
+    a.left = a.lines;
+    a.step = (size_t)layer->row_groups / GROUPS * block;
+    a.at = layer->spec.packed + begin;
+    const bool is_far = layer->spec.packed_bytes > FAR_BYTES;
+    if (is_far && begin + (size_t)(panels - 1) * a.step + a.lines * ATOM <= layer->spec.packed_bytes) a.panels = panels;
+    return a;
+}
+
+static void fetch(ahead *a, size_t lines) {
+    while (lines > 0 && a->panels > 0) {
+        const size_t now = lines < a->left ? lines : a->left;
+        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, 2);
+        a->at += now * ATOM;
+        lines -= now;
+        a->left -= now;
+        if (a->left) return;
+        a->panels--;
+        a->at += a->step - a->lines * ATOM;
+        a->left = a->lines;
+    }
+}
+
 /* Part: a set of panels over a share of the rows of the chunk. */
 static void multiply(void *context, int32_t part, int32_t thread) {
     work *w = context;
@@ -455,17 +490,12 @@ static void multiply(void *context, int32_t part, int32_t thread) {
     uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
     int8_t *weights = (int8_t *)own;
     int32_t *sums = (int32_t *)(own + PART_BYTES);
-    const uint8_t **x = (const uint8_t **)(sums + (size_t)w->most_rows * TILE_OUTPUTS);
-    int8_t *codes = (int8_t *)(x + w->most_rows);
+    int8_t *codes = (int8_t *)(sums + (size_t)w->most_rows * TILE_OUTPUTS);
 
     const int32_t per_share = ceil_of(w->chunk_rows, w->row_parts);
     const int32_t begin = share * per_share;
     const int32_t end = begin + per_share < w->chunk_rows ? begin + per_share : (int32_t)w->chunk_rows;
     const int32_t most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
-    if (w->gathered)
-        for (int32_t row = begin; row < end; row++) x[row - begin] = gathered(w, row);
-    else
-        fields(w, w->first_row + begin, end - begin, x);
     msq_epilogue e = epilogue_of(w, o.output);
     const size_t first = (size_t)o.panel * (size_t)layer->row_groups;
     msq_run runs[MOST_RUNS];
@@ -475,11 +505,17 @@ static void multiply(void *context, int32_t part, int32_t thread) {
             tier->unpack(&layer->grid, layer->spec.packed,
                          first + (size_t)p * (size_t)layer->row_groups + (size_t)before, groups, weights + p * ATOM,
                          (size_t)panels * ATOM);
+        const bool last = run == w->run_count;
+        const size_t next = last ? first + (size_t)panels * (size_t)layer->row_groups : first + (size_t)(before + groups);
+        const int32_t left = last ? layer->row_groups : layer->row_groups - before - groups;
+        ahead a = ahead_of(layer, next, left < most_groups ? left : most_groups, panels);
+        const size_t lines = (size_t)ceil_of((int64_t)a.lines * panels, ceil_of(end - begin, most));
         for (int32_t row = begin, rows; row < end; row += rows) {
             rows = end - row < most ? end - row : most;
+            fetch(&a, lines);
             int32_t *const own_sums = sums + (row - begin) * panels * PANEL;
-            tier->tile(&layer->grid, rows, panels, x + (row - begin), runs, count, weights, before > 0, own_sums);
-            if (run == w->run_count)
+            tier->tile(&layer->grid, rows, panels, w->x + row, runs, count, weights, before > 0, own_sums);
+            if (last)
                 finish(w, &e, own_sums + o.skip, panels * PANEL, w->first_row + row, rows, o.output, o.count, codes);
         }
     }
@@ -499,7 +535,7 @@ static void multiply_fused(void *context, int32_t part, int32_t thread) {
     for (int64_t row = 0; row < w->chunk_rows; row += 4) {
         const int32_t rows = w->chunk_rows - row < 4 ? (int32_t)(w->chunk_rows - row) : 4;
         const uint8_t *x[4];
-        for (int32_t r = 0; r < rows; r++) x[r] = gathered(w, row + r) - skip * GROUP;
+        for (int32_t r = 0; r < rows; r++) x[r] = w->x[row + r] - skip * GROUP;
         layer->tier->fused(&layer->grid, rows, x, blocks, packed, sums);
         finish(w, &e, sums + o.skip, PANEL, w->first_row + row, rows, o.output, o.count, codes);
     }
@@ -580,7 +616,12 @@ static void multiply_rows(work *w, msq_threads *threads) {
         w->panel_sets = ceil_of(w->panels, layer->tier->panels);
         for (w->first_row = 0; w->first_row < w->rows; w->first_row += chunk) {
             w->chunk_rows = w->rows - w->first_row < chunk ? w->rows - w->first_row : chunk;
-            if (w->gathered) msq_share(threads, (int32_t)w->chunk_rows, gather_row, w);
+            if (w->gathered) {
+                msq_share(threads, (int32_t)w->chunk_rows, gather_row, w);
+                for (int64_t row = 0; row < w->chunk_rows; row++) w->x[row] = gathered(w, row);
+            } else {
+                fields(w, w->first_row, (int32_t)w->chunk_rows, w->x);
+            }
             /* Rows are cut too where there are not enough panels for all threads to end together. */
             w->row_parts = count > 1 && w->panel_sets % count ? count : 1;
             if (w->fused)
@@ -608,6 +649,7 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
     uint8_t *base = call->workspace;
     w.stage = base;
     w.chunk = base + (size_t)w.chunk;
+    w.x = (const uint8_t **)(base + (size_t)w.x);
     w.scratch = base + (size_t)w.scratch;
     if (layer->grid.bits == 0) {
         const int64_t rows = (int64_t)w.height * w.width * call->batch;
