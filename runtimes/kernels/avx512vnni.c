@@ -135,5 +135,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
 };

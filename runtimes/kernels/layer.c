@@ -199,6 +199,9 @@ static bool is_pointwise(const msq_layer_spec *s) {
     return s->kernel[0] * s->kernel[1] == 1 && s->stride[0] * s->stride[1] == 1 && !(p[0] | p[1] | p[2] | p[3]);
 }
 
+/* Whether the pixels of a line of taps follow one another. */
+static bool is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
 /* A gathered row: zeros, the inputs of whole groups, zeros, for a panel may begin and end within a block. */
 static size_t gathered_bytes(const msq_layer *layer) {
     return 2 * BLOCK + rounded((size_t)layer->row_groups * GROUP, BLOCK);
@@ -243,9 +246,9 @@ static msq_status plan(work *w, const msq_layer *layer, const msq_call *call, co
     w->gathered = !depthwise && (s->inputs % GROUP || layer->taps > MOST_RUNS);
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     if (w->fused) w->gathered = true;
-    w->staged = depthwise || padded || (layer->tier->flip && !(is_pointwise(s) && w->gathered));
-    /* Gathered rows of a pointwise layer come from x at once; other rows from the staged images, whose pixels of a
-     * depthwise layer are whole panels of channels. */
+    /* Gathered rows of a pointwise layer come from x at once; others from the staged images, behind which there is room
+     * to read on. Pixels of a depthwise layer are whole panels of channels. */
+    w->staged = depthwise || padded || (w->gathered ? !is_pointwise(s) : layer->tier->flip != 0);
     w->padded_channels = depthwise ? (int32_t)rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
@@ -349,14 +352,19 @@ static void gather_row(void *context, int32_t part, int32_t thread) {
     memset(to - BLOCK, 0, BLOCK);
     const uint8_t *from;
     fields(w, w->first_row + part, 1, &from);
-    const uint8_t flip = w->staged ? 0 : w->layer->tier->flip;
-    for (int32_t y = 0; y < s->kernel[0]; y++) {
-        for (int32_t x = 0; x < s->kernel[1]; x++) {
-            const uint8_t *tap = from + ((size_t)(y * s->dilation[0]) * (size_t)w->padded_width +
-                                         (size_t)(x * s->dilation[1])) * channels;
-            for (size_t i = 0; i < inputs; i++) to[i] = tap[i] ^ flip;
-            to += inputs;
-        }
+    if (!w->staged) { /* a pointwise layer's: as it is */
+        const uint8_t flip = w->layer->tier->flip;
+        for (size_t i = 0; i < inputs; i++) to[i] = from[i] ^ flip;
+        to += inputs;
+    }
+    const bool joined = is_joined(s);
+    const int32_t pieces = joined ? 1 : s->kernel[1];
+    const size_t piece = joined ? (size_t)s->kernel[1] * inputs : inputs;
+    for (int32_t y = 0; w->staged && y < s->kernel[0]; y++) {
+        const uint8_t *line = from + (size_t)(y * s->dilation[0]) * (size_t)w->padded_width * channels;
+        for (int32_t x = 0; x < pieces; x++, line += (size_t)s->dilation[1] * channels, to += piece)
+            /* By sixteen: what is too much is overwritten, and there is room behind both. */
+            for (size_t i = 0; i < piece; i += 16) memcpy(to + i, line + i, 16);
     }
     memset(to, 0, (size_t)(end - to));
 }
@@ -593,7 +601,7 @@ static void lay_runs(work *w) {
         return;
     }
     const ptrdiff_t pixel = w->padded_channels, line = (ptrdiff_t)w->padded_width * pixel;
-    const bool joined = s->dilation[1] == 1 && s->groups == 1; /* pixels of a line follow one another */
+    const bool joined = is_joined(s);
     for (int32_t y = 0; y < s->kernel[0]; y++) {
         const ptrdiff_t at = y * s->dilation[0] * line;
         if (joined) {

@@ -326,3 +326,54 @@ static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int3
     plain_requantize(sums, sums_step, rows, 0, count, e, y, step);
 }
 #endif
+
+/* PANEL codes of a sum or a product. p_one, q_one: one code for all. */
+INLINE void combine(const bool product, const bool p_one, const bool q_one, const msq_arithmetic *a, const int8_t *p,
+                    const int8_t *q, int8_t *y) {
+    const float low = (float)(a->low - a->zero), high = (float)(a->high - a->zero);
+    const float p_ratio = a->p_ratio, q_ratio = a->q_ratio, multiplier = a->multiplier;
+    const int32_t p_zero = a->p_zero, q_zero = a->q_zero, zero = a->zero;
+    int8_t codes[PANEL];
+    for (int i = 0; i < PANEL; i++) {
+        const int32_t left = p[p_one ? 0 : i] - p_zero, right = q[q_one ? 0 : i] - q_zero;
+        const float exact = product ? __builtin_rintf((float)(left * right) * multiplier)
+                                    : __builtin_rintf((float)left * p_ratio) + __builtin_rintf((float)right * q_ratio);
+        codes[i] = (int8_t)((int32_t)within(exact, low, high) + zero);
+    }
+    memcpy(y, codes, PANEL);
+}
+
+INLINE void combine_all(const bool product, const bool p_one, const bool q_one, const msq_arithmetic *arithmetic,
+                        size_t count, const int8_t *p, const int8_t *q, int8_t *y) {
+    const msq_arithmetic own = *arithmetic; /* y may be anything to a compiler, even this */
+    size_t i = 0;
+    for (; i + PANEL <= count; i += PANEL) combine(product, p_one, q_one, &own, p_one ? p : p + i, q_one ? q : q + i, y + i);
+    if (i == count) return;
+    int8_t left[PANEL] = {0}, right[PANEL] = {0}, codes[PANEL];
+    memcpy(left, p_one ? p : p + i, p_one ? 1 : count - i);
+    memcpy(right, q_one ? q : q + i, q_one ? 1 : count - i);
+    combine(product, p_one, q_one, &own, left, right, codes);
+    memcpy(y + i, codes, count - i);
+}
+
+INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
+                          const int8_t *q, int32_t q_step, int8_t *y) {
+    if (count == 1 || (p_step && q_step))
+        combine_all(product, false, false, a, count, p, q, y);
+    else if (p_step)
+        combine_all(product, false, true, a, count, p, q, y);
+    else if (q_step)
+        combine_all(product, true, false, a, count, p, q, y);
+    else
+        combine_all(product, true, true, a, count, p, q, y);
+}
+
+static void add(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q, int32_t q_step,
+                int8_t *y) {
+    combine_steps(false, a, count, p, p_step, q, q_step, y);
+}
+
+static void multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
+                     int32_t q_step, int8_t *y) {
+    combine_steps(true, a, count, p, p_step, q, q_step, y);
+}

@@ -111,6 +111,29 @@ MSQ_API msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, in
 /* Run a layer. threads: a pool, or NULL for the calling thread alone; a pool is used by one call at a time. */
 MSQ_API msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads);
 
+/* Arithmetic of two tensors, element by element. p and q are `count` codes each that lie `p_step` and `q_step` apart, which
+ * are 0 (one code for all) or 1. ratios: of the operand's scale and the result's; multiplier: p's scale · q's / the result's.
+ *
+ *     msq_add        y = clamp(rint(float(p − p_zero) · p_ratio) + rint(float(q − q_zero) · q_ratio) + zero)
+ *     msq_multiply   y = clamp(rint(float((p − p_zero) · (q − q_zero)) · multiplier) + zero) */
+typedef struct {
+    int32_t p_zero, q_zero, zero, low, high;
+    float p_ratio, q_ratio, multiplier;
+} msq_arithmetic;
+
+MSQ_API msq_status msq_add(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
+                           int32_t q_step, int8_t *y);
+MSQ_API msq_status msq_multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
+                                int32_t q_step, int8_t *y);
+
+/* y[i] = table[x[i] + 128] */
+MSQ_API void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *y);
+
+/* y[c] = clamp(rint(float(Σ (x[pixel][c] − zero)) · multiplier) + output_zero): the mean over `pixels` of one image's
+ * channels. MSQ_INVALID: more pixels than int32 can sum. */
+MSQ_API msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, int32_t zero, float multiplier,
+                                    int32_t output_zero, int32_t low, int32_t high, int8_t *y);
+
 /* How many of a runtime's threads its hook may use at once, for calls to come; 0: as many as there are processors. */
 MSQ_API void msq_use_threads(int32_t count);
 

@@ -27,4 +27,6 @@ static inline __attribute__((always_inline)) int32x4_t dot(int32x4_t sum, int8x1
 
 static bool supported(void) { return true; }
 
-const msq_tier msq_neon = {"neon", "NEON", supported, 0, 1, {6}, prepare, unpack, tile, fused, arrange, depthwise, requantize};
+const msq_tier msq_neon = {"neon", "NEON", supported, 0, 1, {6}, prepare, unpack, tile, fused, arrange, depthwise, requantize,
+    add, multiply,
+};

@@ -1,0 +1,71 @@
+/* Arithmetic of tensors without weights, as the integer model defines it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "msq_kernels.h"
+#include "tier.h"
+
+static msq_status checked(const msq_arithmetic *a, int32_t p_step, int32_t q_step, const msq_tier **tier) {
+    *tier = msq_current_tier();
+    if (*tier == NULL) return MSQ_UNSUPPORTED;
+    const int32_t zeros[] = {a->p_zero, a->q_zero, a->zero, a->low, a->high};
+    for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++)
+        if (zeros[i] < -128 || zeros[i] > 127) return msq_fail(MSQ_INVALID, "a zero point or a limit of %d", zeros[i]);
+    if ((p_step | q_step) & ~1) return msq_fail(MSQ_INVALID, "steps of %d and %d; each is 0 or 1", p_step, q_step);
+    return MSQ_OK;
+}
+
+msq_status msq_add(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
+                   int32_t q_step, int8_t *y) {
+    const msq_tier *tier;
+    const msq_status status = checked(a, p_step, q_step, &tier);
+    if (status == MSQ_OK && count) tier->add(a, count, p, p_step, q, q_step, y);
+    return status;
+}
+
+msq_status msq_multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
+                        int32_t q_step, int8_t *y) {
+    const msq_tier *tier;
+    const msq_status status = checked(a, p_step, q_step, &tier);
+    if (status == MSQ_OK && count) tier->multiply(a, count, p, p_step, q, q_step, y);
+    return status;
+}
+
+void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *y) {
+    for (size_t i = 0; i < count; i++) y[i] = table[x[i] + 128];
+}
+
+msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, int32_t zero, float multiplier,
+                            int32_t output_zero, int32_t low, int32_t high, int8_t *y) {
+    const msq_tier *tier = msq_current_tier();
+    if (tier == NULL) return MSQ_UNSUPPORTED;
+    if (pixels < 1 || pixels > INT32_MAX / 255 || channels < 1)
+        return msq_fail(MSQ_INVALID, "an average over %d pixels of %d channels", pixels, channels);
+    for (int32_t c = 0; c < channels; c += PANEL) {
+        const int32_t count = channels - c < PANEL ? channels - c : PANEL;
+        int32_t sums[PANEL] = {0}, bias[PANEL];
+        float multipliers[PANEL];
+        int8_t codes[PANEL];
+        const int8_t *in = x + c;
+        for (int32_t pixel = 0; pixel < pixels; pixel++, in += channels) {
+            if (count == PANEL) /* a loop whose length the compiler knows */
+                for (int32_t i = 0; i < PANEL; i++) sums[i] += in[i];
+            else
+                for (int32_t i = 0; i < count; i++) sums[i] += in[i];
+        }
+        for (int i = 0; i < PANEL; i++) {
+            bias[i] = -zero * pixels;
+            multipliers[i] = multiplier;
+        }
+        const msq_epilogue e = {
+            .bias = bias,
+            .multiplier = multipliers,
+            .low = (float)(low - output_zero),
+            .high = (float)(high - output_zero),
+            .zero = output_zero,
+        };
+        tier->requantize(sums, 0, 1, PANEL, &e, codes, 0);
+        memcpy(y + c, codes, (size_t)count);
+    }
+    return MSQ_OK;
+}
