@@ -127,10 +127,10 @@ def _trained(model: Model, images: Any, folder: Path) -> Checkpoint:
             Image.fromarray((image * 255).astype(np.uint8)).save(path)
     recipe = {
         "name": "bench",
-        "data": {"name": "image-folder", "path": str((folder / "data").resolve())},
+        "data": {"name": "image-folder", "path": str((folder / "data").resolve()), "width": model.size, "height": model.size},
         "model": {"name": model.name},
-        "float": {"epochs": 1, "batch_size": IMAGES, "learning_rate": 0.01},
-        "method": {"name": "msq", "prune_epochs": 12, "finetune_epochs": 1, "interval": 1},
+        "float": {"epochs": 1, "batch_size": IMAGES, "learning_rate": 1e-4},
+        "method": {"name": "msq", "prune_epochs": 12, "finetune_epochs": 1, "interval": 1, "learning_rate": 1e-4},
         "budget": {"average_bits": BITS},
         "activations": {"range": "calibrated"},
     }

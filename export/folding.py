@@ -70,7 +70,10 @@ def fold(
         raise LoweringError(f"{module}: a scale, bias or batch norm is not finite", hint="train it again")
     effective = scale.astype(np.float64) * affine.gain
     least = np.maximum(np.abs(affine.offset) / (input_scale * LARGEST_BIAS), LEAST_SCALE)
-    folded = np.copysign(np.maximum(np.abs(effective), least), effective).astype(np.float32)
+    with np.errstate(over="ignore"):
+        folded = np.copysign(np.maximum(np.abs(effective), least), effective).astype(np.float32)
+    if not np.isfinite(folded).all():
+        raise LoweringError(f"{module}: its batch norm's gain is beyond float32", hint="training went astray: train it again")
     bias = np.rint(affine.offset / (input_scale * folded.astype(np.float64)))
     products = LARGEST_INPUT * np.abs(integers.astype(np.int64)).reshape(len(scale), -1).sum(axis=1)
     reach = float((products + np.abs(bias)).max(initial=0))

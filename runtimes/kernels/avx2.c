@@ -31,5 +31,5 @@ DEPTHWISE_OVER(BLOCKS)
 static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
-    "avx2", "AVX2", supported, 0x80, 2, {6, 3}, prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    "avx2", "AVX2", supported, 0x80, 1, {6}, prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
 };

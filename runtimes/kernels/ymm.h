@@ -28,7 +28,7 @@ typedef struct {
 #define WEIGHTS_OF(block, v, bits, group, grid) weights_of((block) + 32 * (v), bits, group, grid)
 #define TIER_SUMS 12
 #define TIER_TILES(TILE) \
-    TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(1, 2) TILE(2, 2) TILE(3, 2)
+    TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 
 static inline __attribute__((always_inline)) __m256i inputs_of(const uint8_t *x) {
     int32_t four;
