@@ -11,33 +11,33 @@ from msq.errors import DeviceError
 SUITE = "trixie"
 
 
-def drop_in() -> Path:
+def drop_in(suite: str = SUITE) -> Path:
     """Return the folder where .deb files are kept, and where a user without network puts them."""
-    return cache_folder("debs")
+    return cache_folder("debs") if suite == SUITE else cache_folder("debs", suite)
 
 
-def obtain(packages: Sequence[str], architecture: str) -> list[Path]:
+def obtain(packages: Sequence[str], architecture: str, suite: str = SUITE) -> list[Path]:
     """Return the .deb file of each package, fetching those that are not there yet.
 
     Args:
-        packages: names in Debian's suite `SUITE`. architecture: Debian's name (amd64, arm64).
+        packages: names in Debian's suite. architecture: Debian's name (amd64, arm64). suite: of Debian.
     Raises:
         DeviceError: they cannot be fetched; the hint says which files to put where.
         StorageError: no space for them.
     """
-    missing = [package for package in packages if _newest(package, architecture) is None]
+    missing = [package for package in packages if _newest(package, architecture, suite) is None]
     if missing:
-        _fetch(missing, architecture)
-    return [file for package in packages if (file := _newest(package, architecture))]
+        _fetch(missing, architecture, suite)
+    return [file for package in packages if (file := _newest(package, architecture, suite))]
 
 
-def _fetch(missing: Sequence[str], architecture: str) -> None:
-    folder = drop_in()
+def _fetch(missing: Sequence[str], architecture: str, suite: str) -> None:
+    folder = drop_in(suite)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # Files appear in the folder only when apt has checked them: a stopped download leaves nothing to trip over.
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as temporary:
-            source = apt.PrivateApt(Path(temporary, "apt"), architecture, [SUITE])
+            source = apt.PrivateApt(Path(temporary, "apt"), architecture, [suite])
             source.update()
             for file in source.download(missing, Path(temporary, "debs")):
                 file.replace(folder / file.name)
@@ -45,10 +45,10 @@ def _fetch(missing: Sequence[str], architecture: str) -> None:
         wanted = ", ".join(f"{package}_*_{architecture}.deb" for package in missing)
         raise DeviceError(
             f"the emulated board's system cannot be fetched: {error}",
-            hint=f"{error.hint}; or put these files of Debian {SUITE} into {folder}: {wanted}",
+            hint=f"{error.hint}; or put these files of Debian {suite} into {folder}: {wanted}",
         ) from None
 
 
-def _newest(package: str, architecture: str) -> Path | None:
-    files = drop_in().glob(f"{package}_*_{architecture}.deb")
+def _newest(package: str, architecture: str, suite: str) -> Path | None:
+    files = drop_in(suite).glob(f"{package}_*_{architecture}.deb")
     return max(files, key=lambda file: file.stat().st_mtime, default=None)

@@ -47,6 +47,30 @@ QEMU_PACKAGE = "qemu-user"
 """From the suite's release 10 on it is static, and shows its programs a /proc/cpuinfo that fits -cpu."""
 QEMU = "qemu-aarch64"
 
+COUNTING_SUITE = "bookworm"
+"""Its qemu-user 7.2 is the last of Debian's that takes plugins; it is not static."""
+COUNTING_PACKAGES = (
+    QEMU_PACKAGE,
+    "libc6",
+    "libgcc-s1",
+    "zlib1g",
+    "libcapstone4",
+    "libglib2.0-0",
+    "libpcre2-8-0",
+    "libnuma1",
+    "liburing2",
+    "libgnutls30",
+    "libgmp10",
+    "libhogweed6",
+    "libidn2-0",
+    "libnettle8",
+    "libp11-kit0",
+    "libffi8",
+    "libtasn1-6",
+    "libunistring2",
+)
+"""The emulator and all it is linked to, the C library included: what this machine has may be older."""
+
 _messages = Console(stderr=True)
 
 
@@ -62,21 +86,42 @@ class Board:
         return self.folder / "root"
 
     @property
+    def emulator(self) -> list[str]:
+        """The argv that starts the emulator."""
+        return [str(self.folder / QEMU)]
+
+    @property
     def version(self) -> str:
         """Name and release of the emulator."""
-        said = _said([str(self.folder / QEMU), "--version"])
+        said = _said([*self.emulator, "--version"])
         return f"{QEMU} {said.split('version ')[1].split()[0]}"
 
     def cpus(self) -> list[str]:
         """Return the processors that the emulator knows, "max" left out: no board is that."""
         # Its exit code after listing is 1 in some releases, 0 in others.
-        command = [str(self.folder / QEMU), "-cpu", "help"]
+        command = [*self.emulator, "-cpu", "help"]
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
         return [name.strip() for name in listed if name.startswith(" ") and name.strip() != "max"]
 
     def command(self, root: Path, cpu: str, argv: Sequence[str]) -> list[str]:
         """Return the argv that runs a program on an emulated `cpu`, with absolute paths looked up in `root` first."""
-        return [str(self.folder / QEMU), "-L", str(root), "-cpu", cpu, *argv]
+        return [*self.emulator, "-L", str(root), "-cpu", cpu, *argv]
+
+
+@dataclass(frozen=True)
+class CountingBoard(Board):
+    """A board's root in an emulator that takes plugins. tools: where its packages lie. plugin: a shared library."""
+
+    tools: Path
+    plugin: Path
+
+    @property
+    def emulator(self) -> list[str]:
+        """The argv that starts the emulator with the plugin, by the loader and the libraries of its own packages."""
+        loader = next(self.tools.glob("lib*/ld-linux-*.so.*"))
+        libraries = ":".join(str(folder) for folder in sorted(self.tools.glob("**/lib/*-linux-gnu")))
+        emulator = str(self.tools / "usr" / "bin" / QEMU)
+        return [str(loader), "--library-path", libraries, emulator, "-plugin", str(self.plugin)]
 
 
 def board() -> Board:
@@ -107,6 +152,24 @@ def site(board: Board, packages: Sequence[str]) -> Path:
             _check(board, "import numpy", folder)
 
     return _cached("site", [REVISION, PYTHON, board.folder.name, *pins], make)
+
+
+def counting(board: Board, plugin: Path) -> CountingBoard:
+    """Return the board in an emulator that a plugin is given to, making the emulator first if it is not cached.
+
+    Raises:
+        DeviceError: this machine lacks what is needed, or the packages cannot be fetched.
+        StorageError: no space for it.
+    """
+    architecture = _architecture()
+
+    def make(folder: Path) -> None:
+        with _messages.status("fetching an emulator that takes plugins …"):
+            for package in debs.obtain(COUNTING_PACKAGES, architecture, COUNTING_SUITE):
+                _extract(package, folder)
+
+    tools = _cached("counting", [REVISION, COUNTING_SUITE, *COUNTING_PACKAGES, architecture], make)
+    return CountingBoard(board.folder, tools, plugin)
 
 
 def _make_board(folder: Path) -> None:
