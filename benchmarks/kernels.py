@@ -116,6 +116,13 @@ def interleaved(sessions: dict[str, Session], shape: tuple[int, ...], rounds: in
 
 def packed(layer: Layer, bits: int) -> Session:
     """Return a session of the layer at a width, on the packed kernels."""
+    with tempfile.TemporaryDirectory() as name:
+        return _session(str(packed_model(layer, bits, Path(name))), str(kernels().path))
+
+
+def packed_model(layer: Layer, bits: int, folder: Path) -> Path:
+    """Write model.onnx of the layer at a width, beside weights.bin, and return where it is."""
+    folder.mkdir(exist_ok=True)
     random = np.random.default_rng(bits)
     tensors = {"x": Tensor("x", layer.shape, "float32"), "q0": Tensor("q0", layer.shape, "int8", SCALE)}
     nodes: list[Node] = [Quantize("quantize", ("x",), "q0", "")]
@@ -134,16 +141,19 @@ def packed(layer: Layer, bits: int) -> Session:
         tensors[f"q{index + 1}"] = Tensor(f"q{index + 1}", layer.shape, "int8", SCALE)
     tensors["y"] = Tensor("y", layer.shape, "float32")
     nodes.append(Dequantize("dequantize", (f"q{layer.repeated}",), "y", ""))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        lowering("onnx").lower(IntegerModel(tensors, tuple(nodes), "x", "y").save(folder), folder)
-        return _session(str(folder / "model.onnx"), str(kernels().path))
+    lowering("onnx").lower(IntegerModel(tensors, tuple(nodes), "x", "y").save(folder), folder)
+    return folder / "model.onnx"
 
 
 def int8(layer: Layer) -> Session:
     """Return ONNX Runtime's int8: QLinearConv or QLinearMatMul with uint8 activations."""
+    return _session(int8_model(layer, np.uint8(128)))
+
+
+def int8_model(layer: Layer, zero: np.uint8 | np.int8) -> bytes:
+    """Return the model of ONNX Runtime's int8; zero: the activations' zero point, of their type."""
     graph = _Graph(layer)
-    grid = [graph.constant(np.float32(SCALE)), graph.constant(np.uint8(128))]
+    grid = [graph.constant(np.float32(SCALE)), graph.constant(zero)]
     weight_grid = [graph.constant(np.float32(1e-3)), graph.constant(np.int8(0))]
     current = graph.add("QuantizeLinear", ["x", *grid])
     for _ in range(layer.repeated):
@@ -151,7 +161,7 @@ def int8(layer: Layer) -> Session:
         operator = "QLinearConv" if layer.size else "QLinearMatMul"
         operands = [*grid, weights, *weight_grid, *grid]
         current = graph.layer(current, operator, operands)
-    return graph.session(graph.add("DequantizeLinear", [current, *grid]))
+    return graph.model(graph.add("DequantizeLinear", [current, *grid]))
 
 
 def float32(layer: Layer) -> Session:
@@ -161,7 +171,7 @@ def float32(layer: Layer) -> Session:
     for _ in range(layer.repeated):
         weights = graph.constant(graph.random.normal(size=graph.weights).astype(np.float32))
         current = graph.layer(current, "Conv" if layer.size else "MatMul", [weights])
-    return graph.session(graph.add("Identity", [current]))
+    return _session(graph.model(graph.add("Identity", [current])))
 
 
 def matmul_nbits(layer: Layer, bits: int, block: int = 128) -> Session:
@@ -170,7 +180,7 @@ def matmul_nbits(layer: Layer, bits: int, block: int = 128) -> Session:
     codes = graph.constant(graph.random.integers(0, 256, (size, size // block, block * bits // 8)).astype(np.uint8))
     scales = graph.constant(np.full((size, size // block), 1e-3, np.float32))
     attributes = {"K": size, "N": size, "bits": bits, "block_size": block, "accuracy_level": 4}
-    return graph.session(graph.add("MatMulNBits", ["x", codes, scales], domain="com.microsoft", **attributes))
+    return _session(graph.model(graph.add("MatMulNBits", ["x", codes, scales], domain="com.microsoft", **attributes)))
 
 
 class _Graph:
@@ -200,7 +210,7 @@ class _Graph:
         turned = self.add("Transpose", [x], perm=[0, 3, 1, 2])
         return self.add("Transpose", [self.add(operator, [turned, *operands], **self.attributes)], perm=[0, 2, 3, 1])
 
-    def session(self, output: str) -> Session:
+    def model(self, output: str) -> bytes:
         shape: list[str | int | None] = ["n", *self.of.shape]
         graph = helper.make_graph(
             self._nodes,
@@ -211,7 +221,7 @@ class _Graph:
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        return _session(model.SerializeToString())
+        return bytes(model.SerializeToString())
 
 
 def _session(model: str | bytes, library: str | None = None) -> Session:
