@@ -18,6 +18,7 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
+BENCH_SETUP := $(VENV)/.installed-bench
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so)
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
@@ -29,7 +30,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels clean distclean
+.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +85,10 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
+$(BENCH_SETUP): pyproject.toml | $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[bench]
+	@touch $@
+
 kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
 
 runtimes/kernels/lib/%/libmsq_kernels.so: $(wildcard runtimes/kernels/*.*) | $(ZIG_SETUP)
@@ -118,6 +123,9 @@ bench-training: $(SETUP) ## parameters, step time and memory of every method; CH
 
 bench-kernels: $(SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's, layer by layer; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.kernels $(ARGS)
+
+bench-counts: $(BENCH_SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.counts $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build
