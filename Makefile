@@ -30,7 +30,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-counts clean distclean
+.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,8 +121,14 @@ bench-ablation: $(SETUP) ## MSQ with one option changed at a time: the evidence 
 bench-training: $(SETUP) ## parameters, step time and memory of every method; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.training $(ARGS)
 
-bench-kernels: $(SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's, layer by layer; CHECK=1 fails on a missed bar
+bench-kernels: $(BENCH_SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's and LiteRT's, layer by layer; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.kernels $(ARGS)
+
+bench-avx2: $(BENCH_SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime without it; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.avx2 $(ARGS)
+
+bench-models: $(SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.models $(ARGS)
 
 bench-counts: $(BENCH_SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)

@@ -19,7 +19,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.kernels import CONVOLUTIONS, int8, interleaved, packed, ratios
+from benchmarks.kernels import interleaved, ratios
+from benchmarks.layers import CONVOLUTIONS
+from benchmarks.ort import int8, packed
 from benchmarks.result import at_most, finish
 from msq.cli import run
 from msq.errors import DeviceError

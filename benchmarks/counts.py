@@ -24,7 +24,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import litert
-from benchmarks.kernels import Layer, int8_model, packed_model
+from benchmarks.layers import Layer
+from benchmarks.ort import int8_model, packed_model
 from benchmarks.result import Bar, at_most, finish
 from devices import wheels
 from devices.counter import Counter, counts

@@ -8,9 +8,11 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from benchmarks.kernels import SCALE, Layer
+from benchmarks.layers import SCALE, Layer
+from benchmarks.ort import Session
 from msq.errors import UsageError
 
 WEIGHT_SCALE = 1e-3
@@ -84,6 +86,24 @@ def _packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     """Return codes of 8, 4 or 2 bits as LiteRT stores them: the first in the lowest bits of a byte."""
     fields = (codes.reshape(-1, 8 // bits).view(np.uint8) & ((1 << bits) - 1)) << np.arange(0, 8, bits, dtype=np.uint8)
     return np.asarray(np.bitwise_or.reduce(fields, axis=1), np.uint8)
+
+
+def session(layer: Layer, bits: int = 8) -> Session:
+    """Return the layer, float32 in and out, on one thread of LiteRT, run as ONNX Runtime's sessions are."""
+    return _Interpreter(model(layer, bits))
+
+
+class _Interpreter:
+    def __init__(self, content: bytes) -> None:
+        self._interpreter = Interpreter(model_content=content, num_threads=1)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+
+    def run(self, names: None, inputs: dict[str, Any]) -> list[Any]:
+        self._interpreter.set_tensor(self._input, inputs["x"])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(self._output)]
 
 
 class _Graph:

@@ -68,7 +68,7 @@ def main(
         bundle = folder / "bundle"
         if not (bundle / "manifest.json").exists():
             export(folder / "checkpoint", bundle, "onnxruntime")
-        sessions = {
+        sessions: dict[str, _Bundle | _Onnx] = {
             "packed": _Bundle(bundle),
             "int8": _Onnx(_quantized(model, images, folder)),
             "float32": _Onnx(_float(model, folder)),
@@ -127,7 +127,12 @@ def _trained(model: Model, images: Any, folder: Path) -> Checkpoint:
             Image.fromarray((image * 255).astype(np.uint8)).save(path)
     recipe = {
         "name": "bench",
-        "data": {"name": "image-folder", "path": str((folder / "data").resolve()), "width": model.size, "height": model.size},
+        "data": {
+            "name": "image-folder",
+            "path": str((folder / "data").resolve()),
+            "width": model.size,
+            "height": model.size,
+        },
         "model": {"name": model.name},
         "float": {"epochs": 1, "batch_size": IMAGES, "learning_rate": 1e-4},
         "method": {"name": "msq", "prune_epochs": 12, "finetune_epochs": 1, "interval": 1, "learning_rate": 1e-4},

@@ -73,7 +73,9 @@ def fold(
     with np.errstate(over="ignore"):
         folded = np.copysign(np.maximum(np.abs(effective), least), effective).astype(np.float32)
     if not np.isfinite(folded).all():
-        raise LoweringError(f"{module}: its batch norm's gain is beyond float32", hint="training went astray: train it again")
+        raise LoweringError(
+            f"{module}: its batch norm's gain is beyond float32", hint="training went astray: train it again"
+        )
     bias = np.rint(affine.offset / (input_scale * folded.astype(np.float64)))
     products = LARGEST_INPUT * np.abs(integers.astype(np.int64)).reshape(len(scale), -1).sum(axis=1)
     reach = float((products + np.abs(bias)).max(initial=0))

@@ -58,6 +58,12 @@ def test_sums_that_could_overflow_are_refused_by_module_path():
         fold(integers, column(0.01), Affine.of_bias(1, None), 0.1, "layer4.fc")
 
 
+def test_a_gain_beyond_float32_is_refused_by_module_path():
+    affine = Affine(np.array([1e39]), np.array([0.0]))
+    with pytest.raises(LoweringError, match=r"layer1\.conv: .*beyond float32"):
+        fold(np.ones((1, 1), np.int8), column(10.0), affine, 0.1, "layer1.conv")
+
+
 def test_a_scale_that_is_not_finite_is_refused_by_module_path():
     affine = Affine(np.array([np.nan]), np.array([0.0]))
     with pytest.raises(LoweringError, match=r"layer1\.conv: .*not finite"):

@@ -1,0 +1,202 @@
+/* One call of a layer: how it is done is decided, its input is staged, its parts are shared out, and sums become codes. */
+#include <string.h>
+
+#include "layer.h"
+
+enum {
+    FUSED_ROWS = 6,      /* fewer rows than this are multiplied by weights unpacked in registers */
+    STAGED_ROWS = 384,   /* of several images, if they are as small as this together */
+    SERIAL_BYTES = 65536 /* staged by one thread: others take longer to wake */
+};
+
+bool msq_is_pointwise(const msq_layer_spec *s) {
+    const int32_t *p = s->padding;
+    return s->kernel[0] * s->kernel[1] == 1 && s->stride[0] * s->stride[1] == 1 && !(p[0] | p[1] | p[2] | p[3]);
+}
+
+/* Decide how a call is done, and lay out its workspace; return the bytes of it. */
+static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call, const msq_threads *threads,
+                       size_t *bytes) {
+    const msq_layer_spec *s = &layer->spec;
+    int32_t out[2];
+    if (call->batch < 1 || call->batch > 1 << 20)
+        return msq_fail(MSQ_INVALID, "a batch of %d images", call->batch);
+    const msq_status status = msq_layer_output(layer, call->height, call->width, out);
+    if (status) return status;
+    *w = (msq_work){.layer = layer, .call = call, .height = out[0], .width = out[1]};
+    const int32_t channels = s->inputs * s->groups;
+    const bool depthwise = s->depthwise, pointwise = msq_is_pointwise(s);
+    const bool padded = s->padding[0] | s->padding[1] | s->padding[2] | s->padding[3];
+    const int64_t pixels = (int64_t)w->height * w->width;
+    if (pixels * call->batch > INT32_MAX)
+        return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height, w->width);
+
+    /* Small maps are taken several images at a time, and pointwise layers do not know images. */
+    w->images = pointwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
+    if (w->images > call->batch) w->images = call->batch;
+    w->rows = pixels * w->images;
+    w->fused = !depthwise && w->rows < FUSED_ROWS;
+    w->gathered = !depthwise && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    /* Gathered rows of a pointwise layer come from x at once; others from the staged images, behind which there is room
+     * to read on. Pixels of a depthwise layer are whole panels of channels. */
+    w->staged = depthwise || padded || (w->gathered ? !pointwise : layer->tier->flip != 0);
+    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
+    w->padded_height = call->height + s->padding[0] + s->padding[2];
+    w->padded_width = call->width + s->padding[1] + s->padding[3];
+
+    const int32_t count = msq_thread_count(threads);
+    msq_status planned = MSQ_OK;
+    if (depthwise)
+        msq_plan_depthwise(w, count);
+    else
+        planned = msq_plan_product(w, count);
+    if (planned) return planned;
+    const size_t image = (size_t)w->padded_height * (size_t)w->padded_width * (size_t)w->padded_channels;
+    const size_t staged = w->staged ? msq_rounded(image * (size_t)w->images, ATOM) : 0;
+    w->stage = call->workspace;
+    if (w->stage) w->scratch = w->stage + staged;
+    *bytes = staged + w->thread_bytes * (size_t)count;
+    return MSQ_OK;
+}
+
+msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t height, int32_t width,
+                               const msq_threads *threads, size_t *bytes) {
+    msq_work w;
+    const msq_call call = {.batch = batch, .height = height, .width = width};
+    return plan(&w, layer, &call, threads, bytes);
+}
+
+/* Part: one row of a padded image, over all staged images. */
+static void stage_row(void *context, int32_t part, int32_t thread) {
+    (void)thread;
+    msq_work *w = context;
+    const msq_layer_spec *s = &w->layer->spec;
+    const uint8_t flip = w->layer->tier->flip;
+    const uint8_t zero = (uint8_t)(s->input_zero ^ flip);
+    const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
+    const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
+    uint8_t *to = w->stage + (size_t)part * (size_t)w->padded_width * wide;
+    if (y < 0 || y >= w->call->height) {
+        memset(to, zero, (size_t)w->padded_width * wide);
+        return;
+    }
+    const uint8_t *from = (const uint8_t *)w->call->x +
+                          ((size_t)(w->image + image) * (size_t)w->call->height + (size_t)y) *
+                              (size_t)w->call->width * channels;
+    memset(to, zero, (size_t)s->padding[1] * wide);
+    to += (size_t)s->padding[1] * wide;
+    if (wide == channels) {
+        const size_t size = (size_t)w->call->width * channels;
+        for (size_t i = 0; i < size; i++) to[i] = from[i] ^ flip;
+        to += size;
+    } else {
+        for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
+            for (size_t i = 0; i < channels; i++) to[i] = from[i] ^ flip;
+            memset(to + channels, 0, wide - channels);
+        }
+    }
+    memset(to, zero, (size_t)s->padding[3] * wide);
+}
+
+const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const int64_t pixel = (image * w->padded_height + y * s->stride[0]) * w->padded_width + x * s->stride[1];
+    return w->source + (size_t)pixel * (size_t)w->padded_channels;
+}
+
+msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output) {
+    const msq_layer *layer = w->layer;
+    const msq_layer_spec *s = &layer->spec;
+    msq_epilogue e = {
+        .bias = layer->bias + output,
+        .multiplier = layer->multiplier + output,
+        .low = (float)(s->low - s->output_zero),
+        .high = (float)(s->high - s->output_zero),
+        .zero = s->output_zero,
+    };
+    const msq_residual *r = w->call->residual;
+    if (r) {
+        e.ratio = r->ratio;
+        e.residual_ratio = r->residual_ratio;
+        e.residual_zero = r->zero;
+        e.sum_zero = r->sum_zero;
+        e.sum_low = r->low;
+        e.sum_high = r->high;
+    }
+    return e;
+}
+
+void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
+                   int32_t output, int32_t count, int8_t *codes) {
+    const size_t outputs = (size_t)w->layer->spec.outputs;
+    const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) * outputs + (size_t)output;
+    const int32_t padded = (int32_t)msq_rounded((size_t)count, PANEL);
+    const msq_residual *residual = w->call->residual;
+    if (w->call->y && padded == count) {
+        e->values = residual ? residual->values + at : NULL;
+        w->layer->tier->requantize(sums, (size_t)step, rows, count, e, w->call->y + at, outputs);
+        return;
+    }
+    for (int32_t r = 0; r < rows; r++, sums += step) {
+        const size_t to = at + (size_t)r * outputs;
+        if (w->call->sums) {
+            for (int32_t i = 0; i < count; i++)
+                w->call->sums[to + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
+            continue;
+        }
+        e->values = NULL;
+        if (residual) {
+            memcpy(codes + padded, residual->values + to, (size_t)count);
+            e->values = codes + padded;
+        }
+        w->layer->tier->requantize(sums, 0, 1, padded, e, codes, 0);
+        memcpy(w->call->y + to, codes, (size_t)count);
+    }
+}
+
+/* Part: one row of y of a layer without bits. */
+static void write_bias(void *context, int32_t part, int32_t thread) {
+    msq_work *w = context;
+    int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
+    int8_t *codes = (int8_t *)(sums + TILE_OUTPUTS);
+    memset(sums, 0, TILE_OUTPUTS * sizeof *sums);
+    for (int32_t n = 0; n < w->layer->spec.outputs; n += TILE_OUTPUTS) {
+        const int32_t left = w->layer->spec.outputs - n;
+        msq_epilogue e = msq_epilogue_of(w, n);
+        msq_finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
+    }
+}
+
+msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads) {
+    msq_work w;
+    size_t bytes;
+    const msq_status status = plan(&w, layer, call, threads, &bytes);
+    if (status) return status;
+    if (call->x == NULL || (call->y == NULL) == (call->sums == NULL))
+        return msq_fail(MSQ_INVALID, "an input and either y or sums are wanted");
+    if (call->workspace == NULL || call->workspace_bytes < bytes)
+        return msq_fail(MSQ_INVALID, "a workspace of %zu bytes; %zu are needed",
+                        call->workspace ? call->workspace_bytes : 0, bytes);
+    if ((uintptr_t)call->workspace % ATOM)
+        return msq_fail(MSQ_ALIGNMENT, "a workspace %d bytes behind a multiple of 64",
+                        (int)((uintptr_t)call->workspace % ATOM));
+    const int64_t pixels = (int64_t)w.height * w.width;
+    if (layer->grid.bits == 0) {
+        msq_share(threads, (int32_t)(pixels * call->batch), write_bias, &w);
+        return MSQ_OK;
+    }
+    const size_t image = (size_t)call->height * (size_t)call->width * (size_t)w.padded_channels;
+    const int32_t step = w.images;
+    for (w.image = 0; w.image < call->batch; w.image += step) {
+        w.images = call->batch - w.image < step ? call->batch - w.image : step;
+        w.rows = pixels * w.images;
+        w.source = w.staged ? w.stage : (const uint8_t *)call->x + (size_t)w.image * image;
+        if (w.staged)
+            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images, stage_row, &w);
+        if (layer->spec.depthwise)
+            msq_run_depthwise(&w, threads);
+        else
+            msq_run_product(&w, threads);
+    }
+    return MSQ_OK;
+}

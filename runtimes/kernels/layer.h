@@ -1,0 +1,71 @@
+/* A prepared layer, and one call of it: how it is cut into parts, and where everything of it lies. */
+#ifndef MSQ_LAYER_H
+#define MSQ_LAYER_H
+
+#include "msq_kernels.h"
+#include "threads.h"
+#include "tier.h"
+
+struct msq_layer {
+    msq_layer_spec spec;
+    const msq_tier *tier;
+    msq_grid grid;
+    int32_t taps;       /* kernel height · width */
+    int32_t row_groups; /* groups of four inputs of one output */
+    int32_t *bias;      /* by output, padded to whole panels */
+    float *multiplier;
+};
+
+enum {
+    TILE_OUTPUTS = MAX_PANELS * PANEL,
+    MOST_RUNS = 64,
+    PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
+    COLUMNS = 16,       /* pixels of a depthwise layer whose sums are kept before they are requantized together */
+};
+
+/* One call. A row is a pixel of y. */
+typedef struct {
+    const msq_layer *layer;
+    const msq_call *call;
+    int32_t height, width; /* of y */
+    int32_t images, image; /* staged at once, and the first of them */
+    int64_t rows;          /* of the staged images */
+    bool fused, gathered, staged;
+    int32_t padded_height, padded_width, padded_channels;
+    const uint8_t *source; /* staged images, or x */
+    uint8_t *stage, *scratch;
+    size_t thread_bytes; /* of scratch, for every thread */
+    /* Parts of a call: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
+    int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
+    int32_t run_count;
+    msq_run runs[MOST_RUNS]; /* of a row */
+} msq_work;
+
+static inline size_t msq_rounded(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+static inline int32_t msq_ceil(int64_t size, int32_t by) { return (int32_t)((size + by - 1) / by); }
+
+/* Whether rows are pixels of x as they lie. */
+bool msq_is_pointwise(const msq_layer_spec *spec);
+
+/* Where the receptive field of a pixel of y begins in the source. */
+const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);
+
+/* What outputs from `output` on are made of their sums by. */
+msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output);
+
+/* Write `count` outputs of rows from their sums, of which each row has `step`. codes: room for count, rounded up to
+ * whole panels, twice. */
+void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
+                int32_t output, int32_t count, int8_t *codes);
+
+/* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work. MSQ_INVALID:
+ * more parts than can be counted. */
+msq_status msq_plan_product(msq_work *w, int32_t threads);
+void msq_run_product(msq_work *w, msq_threads *threads);
+
+/* The same of depthwise layers. */
+void msq_plan_depthwise(msq_work *w, int32_t threads);
+void msq_run_depthwise(msq_work *w, msq_threads *threads);
+
+#endif

@@ -1,0 +1,281 @@
+/* Products of rows and packed panels: convolutions as they lie in their map, linear layers, and what has to be gathered. */
+#include <string.h>
+
+#include "layer.h"
+
+enum {
+    CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
+    FAR_BYTES = 1 << 20,  /* packed weights larger than this are fetched into the second cache ahead of their use */
+};
+
+/* What a thread has of its own. */
+typedef struct {
+    int64_t *chunk; /* whose rows `x` are of: a number over all groups, or −1 */
+    const uint8_t **x;
+    int32_t *sums;
+    int8_t *codes, *weights;
+    uint8_t *gathered;
+} lane;
+
+/* Whether the pixels of a line of taps follow one another. */
+static bool is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
+/* A gathered row: zeros, the inputs of whole groups, zeros, for a panel may begin and end within a block. */
+static size_t gathered_bytes(const msq_layer *layer) {
+    return 2 * BLOCK + msq_rounded((size_t)layer->row_groups * GROUP, BLOCK);
+}
+
+/* Lay a thread's things out from `base`, and return the bytes of them. */
+static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
+    const size_t rows = (size_t)w->chunk_rows;
+    const size_t sizes[] = {
+        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums, 2 * TILE_OUTPUTS,
+        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : 0,
+    };
+    uint8_t *at[sizeof sizes / sizeof *sizes];
+    size_t bytes = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        at[i] = base ? base + bytes : NULL;
+        bytes += msq_rounded(sizes[i], ATOM);
+    }
+    *own = (lane){
+        .chunk = (int64_t *)at[0],
+        .weights = (int8_t *)at[1],
+        .sums = (int32_t *)at[2],
+        .codes = (int8_t *)at[3],
+        .x = (const uint8_t **)at[4],
+        .gathered = at[5],
+    };
+    return bytes;
+}
+
+static lane lane_of(const msq_work *w, int32_t thread) {
+    lane own;
+    lay_lane(w, w->scratch + (size_t)thread * w->thread_bytes, &own);
+    return own;
+}
+
+msq_status msq_plan_product(msq_work *w, int32_t threads) {
+    const msq_layer *layer = w->layer;
+    const int32_t groups = layer->spec.groups, size = layer->spec.outputs / groups;
+    w->set_panels = w->fused ? 1 : layer->tier->panels;
+    /* A group's outputs may begin within a panel: as many as a group can touch. */
+    w->panel_sets = msq_ceil(groups == 1 ? msq_ceil(size, PANEL) : msq_ceil(size + PANEL - 1, PANEL), w->set_panels);
+    w->chunks = msq_ceil(w->rows, CHUNK_ROWS);
+    /* More chunks where threads would not end together. */
+    const int64_t parts = (int64_t)groups * w->panel_sets * w->chunks;
+    if (parts > INT32_MAX / 2) return msq_fail(MSQ_INVALID, "%lld pixels in %d groups are too many for one call", (long long)w->rows, groups);
+    if (!w->fused && parts % threads && parts < 4 * threads) w->chunks = msq_ceil(w->chunks, threads) * threads;
+    w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), ROW_STEP);
+    if (w->chunk_rows > w->rows) w->chunk_rows = (int32_t)w->rows;
+    w->chunks = msq_ceil(w->rows, w->chunk_rows);
+    lane own;
+    w->thread_bytes = lay_lane(w, NULL, &own);
+    return MSQ_OK;
+}
+
+/* Where the fields of consecutive rows begin, `offset` bytes into their pixels. */
+static void fields(const msq_work *w, size_t offset, int64_t row, int32_t count, const uint8_t **x) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const int64_t line = row / w->width;
+    int64_t image = line / w->height, up = line % w->height, along = row % w->width;
+    while (count > 0) {
+        const uint8_t *from = msq_field(w, image, up, along) + offset;
+        const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
+        for (; along < w->width && count > 0; along++, count--, from += step) *x++ = from;
+        along = 0;
+        if (++up < w->height) continue;
+        up = 0;
+        image++;
+    }
+}
+
+/* Bring a row's inputs, which may lie apart, together and fill them up to whole blocks; return where they are. */
+static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const size_t channels = (size_t)w->padded_channels, inputs = (size_t)s->inputs;
+    uint8_t *const end = to + gathered_bytes(w->layer), *const row = to + BLOCK;
+    memset(to, 0, BLOCK);
+    to = row;
+    if (!w->staged) { /* a pointwise layer's: as it is */
+        const uint8_t flip = w->layer->tier->flip;
+        for (size_t i = 0; i < inputs; i++) to[i] = from[i] ^ flip;
+        to += inputs;
+    }
+    const bool joined = is_joined(s);
+    const int32_t pieces = joined ? 1 : s->kernel[1];
+    const size_t piece = joined ? (size_t)s->kernel[1] * inputs : inputs;
+    for (int32_t y = 0; w->staged && y < s->kernel[0]; y++) {
+        const uint8_t *line = from + (size_t)(y * s->dilation[0]) * (size_t)w->padded_width * channels;
+        for (int32_t x = 0; x < pieces; x++, line += (size_t)s->dilation[1] * channels, to += piece)
+            /* By sixteen: what is too much is overwritten, and there is room behind both. */
+            for (size_t i = 0; i < piece; i += 16) memcpy(to + i, line + i, 16);
+    }
+    memset(to, 0, (size_t)(end - to));
+    return row;
+}
+
+/* Let a thread's x be the rows of a chunk of a group. */
+static void lay_rows(const msq_work *w, const lane *own, int32_t group, int32_t chunk, int32_t count) {
+    const int64_t number = (int64_t)group * w->chunks + chunk;
+    if (*own->chunk == number) return;
+    *own->chunk = number;
+    fields(w, (size_t)group * (size_t)w->layer->spec.inputs, (int64_t)chunk * w->chunk_rows, count, own->x);
+    for (int32_t row = 0; w->gathered && row < count; row++)
+        own->x[row] = gather(w, own->x[row], own->gathered + (size_t)row * gathered_bytes(w->layer));
+}
+
+/* The outputs of a group that lie in panels first … first + panels − 1; skip: of the panels' other outputs before. */
+typedef struct {
+    int32_t panel, panels, output, count, skip;
+} outputs_of;
+
+static outputs_of outputs_in(const msq_work *w, int32_t group, int32_t first, int32_t panels) {
+    const int32_t size = w->layer->spec.outputs / w->layer->spec.groups, begin = group * size;
+    outputs_of o = {.panel = first, .panels = panels, .output = first * PANEL, .count = panels * PANEL};
+    if (o.output < begin) {
+        o.skip = begin - o.output;
+        o.output = begin;
+        o.count -= o.skip;
+    }
+    if (o.output + o.count > begin + size) o.count = begin + size - o.output;
+    return o;
+}
+
+/* The next part of a row's runs, of at most `most` groups; run and done say where the last one ended. */
+static int32_t next_runs(const msq_work *w, int32_t most, int32_t *run, int32_t *done, msq_run *runs, int32_t *groups) {
+    int32_t count = 0;
+    for (*groups = 0; *run < w->run_count && *groups < most; count++) {
+        const msq_run *whole = &w->runs[*run];
+        const int32_t left = whole->groups - *done, taken = left < most - *groups ? left : most - *groups;
+        runs[count] = (msq_run){whole->offset + (ptrdiff_t)*done * GROUP, taken};
+        *groups += taken;
+        *done += taken;
+        if (*done < whole->groups) continue;
+        *done = 0;
+        *run += 1;
+    }
+    return count;
+}
+
+/* Packed weights that are asked for while others are multiplied: `lines` of 64 bytes of each of some panels. */
+typedef struct {
+    const uint8_t *at;
+    size_t lines, left, step;
+    int32_t panels;
+} ahead;
+
+static ahead ahead_of(const msq_layer *layer, size_t first, int32_t groups, int32_t panels) {
+    const size_t block = (size_t)layer->grid.bits * ATOM, begin = first / GROUPS * block;
+    ahead a = {.lines = (size_t)msq_ceil(groups, GROUPS) * (size_t)layer->grid.bits};
+    a.left = a.lines;
+    a.step = (size_t)layer->row_groups / GROUPS * block;
+    a.at = layer->spec.packed + begin;
+    const bool is_far = layer->spec.packed_bytes > FAR_BYTES;
+    if (is_far && begin + (size_t)(panels - 1) * a.step + a.lines * ATOM <= layer->spec.packed_bytes) a.panels = panels;
+    return a;
+}
+
+static void fetch(ahead *a, size_t lines) {
+    while (lines > 0 && a->panels > 0) {
+        const size_t now = lines < a->left ? lines : a->left;
+        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, 2);
+        a->at += now * ATOM;
+        lines -= now;
+        a->left -= now;
+        if (a->left) return;
+        a->panels--;
+        a->at += a->step - a->lines * ATOM;
+        a->left = a->lines;
+    }
+}
+
+/* Rows first … first + rows − 1 by a set of panels. */
+static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
+    const msq_layer *layer = w->layer;
+    const msq_tier *tier = layer->tier;
+    const int32_t panels = o->panels, most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
+    const size_t row_groups = (size_t)layer->row_groups, first = (size_t)o->panel * row_groups;
+    msq_epilogue e = msq_epilogue_of(w, o->output);
+    msq_run runs[MOST_RUNS];
+    for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
+        const int32_t count = next_runs(w, most_groups, &run, &done, runs, &groups);
+        for (int32_t p = 0; p < panels; p++)
+            tier->unpack(&layer->grid, layer->spec.packed, first + (size_t)p * row_groups + (size_t)before, groups,
+                         own->weights + p * ATOM, (size_t)panels * ATOM);
+        const bool last = run == w->run_count;
+        const int32_t left = last ? layer->row_groups : layer->row_groups - before - groups;
+        ahead a = ahead_of(layer, first + (last ? (size_t)panels * row_groups : (size_t)(before + groups)),
+                           left < most_groups ? left : most_groups, panels);
+        const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
+        for (int32_t row = 0, rows; row < all; row += rows) {
+            rows = all - row < most ? all - row : most;
+            fetch(&a, lines);
+            int32_t *const sums = own->sums + row * panels * PANEL;
+            tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
+            if (last)
+                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count, own->codes);
+        }
+    }
+}
+
+/* The same of few rows by one panel, unpacked in registers. */
+static void multiply_fused(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
+    const msq_layer *layer = w->layer;
+    const size_t first = (size_t)o->panel * (size_t)layer->row_groups, skip = first % GROUPS;
+    const int32_t blocks = msq_ceil((int64_t)skip + layer->row_groups, GROUPS);
+    const uint8_t *packed = layer->spec.packed + first / GROUPS * (size_t)layer->grid.bits * ATOM;
+    msq_epilogue e = msq_epilogue_of(w, o->output);
+    for (int32_t row = 0; row < all; row += 4) {
+        const int32_t rows = all - row < 4 ? all - row : 4;
+        const uint8_t *x[4];
+        for (int32_t r = 0; r < rows; r++) x[r] = own->x[row + r] - skip * GROUP;
+        layer->tier->fused(&layer->grid, rows, x, blocks, packed, own->sums);
+        msq_finish(w, &e, own->sums + o->skip, PANEL, first_row + row, rows, o->output, o->count, own->codes);
+    }
+}
+
+/* Part: a set of panels over a chunk of rows of a group. Sets come first, so that a thread's rows stay. */
+static void multiply_part(void *context, int32_t part, int32_t thread) {
+    const msq_work *w = context;
+    const msq_layer_spec *s = &w->layer->spec;
+    const int32_t set = part % w->panel_sets, chunk = part / w->panel_sets % w->chunks;
+    const int32_t group = part / w->panel_sets / w->chunks, size = s->outputs / s->groups;
+    const int32_t first = group * size / PANEL + set * w->set_panels;
+    const int32_t left = msq_ceil((int64_t)(group + 1) * size, PANEL) - first;
+    const int64_t row = (int64_t)chunk * w->chunk_rows;
+    const int32_t rows = w->rows - row < w->chunk_rows ? (int32_t)(w->rows - row) : w->chunk_rows;
+    if (left <= 0 || rows <= 0) return;
+    const lane own = lane_of(w, thread);
+    lay_rows(w, &own, group, chunk, rows);
+    const outputs_of o = outputs_in(w, group, first, left < w->set_panels ? left : w->set_panels);
+    (w->fused ? multiply_fused : multiply)(w, &own, &o, row, rows);
+}
+
+/* Say where the four-input groups of a row lie, from its first byte. */
+static void lay_runs(msq_work *w) {
+    const msq_layer_spec *s = &w->layer->spec;
+    w->run_count = 0;
+    if (w->gathered) {
+        w->runs[w->run_count++] = (msq_run){0, w->layer->row_groups};
+        return;
+    }
+    const ptrdiff_t pixel = w->padded_channels, line = (ptrdiff_t)w->padded_width * pixel;
+    const bool joined = is_joined(s);
+    for (int32_t y = 0; y < s->kernel[0]; y++) {
+        const ptrdiff_t at = y * s->dilation[0] * line;
+        if (joined) {
+            w->runs[w->run_count++] = (msq_run){at, s->kernel[1] * s->inputs / GROUP};
+            continue;
+        }
+        for (int32_t x = 0; x < s->kernel[1]; x++)
+            w->runs[w->run_count++] = (msq_run){at + x * s->dilation[1] * pixel, s->inputs / GROUP};
+    }
+}
+
+void msq_run_product(msq_work *w, msq_threads *threads) {
+    lay_runs(w);
+    for (int32_t thread = 0; thread < msq_thread_count(threads); thread++) *lane_of(w, thread).chunk = -1;
+    msq_share(threads, w->layer->spec.groups * w->chunks * w->panel_sets, multiply_part, w);
+}
