@@ -30,7 +30,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-models bench-counts clean distclean
+.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ bench-kernels: $(BENCH_SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's
 
 bench-avx2: $(BENCH_SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime without it; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.avx2 $(ARGS)
+
+bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.memory $(ARGS)
 
 bench-models: $(SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)

@@ -33,9 +33,28 @@ typedef struct {
     msq_layer *layer;
     int kind;
     int32_t outputs, inputs;
-    /* The last call's workspace; a call that runs beside it makes one of its own. */
-    _Atomic(workspace *) workspace;
 } kernel;
+
+/* Workspaces that no call uses, for all layers: a session's layers run one after another. */
+enum { SHELVES = 8 };
+static _Atomic(workspace *) shelves[SHELVES];
+static atomic_int kernels;
+
+static workspace *take_workspace(size_t bytes) {
+    workspace *found = NULL;
+    for (int i = 0; i < SHELVES && found == NULL; i++) found = atomic_exchange(&shelves[i], NULL);
+    if (found && found->bytes >= bytes) return found;
+    free(found);
+    bytes = (bytes + 63) / 64 * 64;
+    found = aligned_alloc(64, sizeof *found + bytes);
+    if (found) found->bytes = bytes;
+    return found;
+}
+
+static void give_workspace(workspace *used) {
+    for (int i = 0; i < SHELVES && used; i++) used = atomic_exchange(&shelves[i], used);
+    free(used);
+}
 
 /* Read `count` integers of an attribute; leave them where the node has none of that name. */
 static void read_integers(const OrtApi *api, const OrtKernelInfo *info, const char *name, int32_t *values,
@@ -62,8 +81,9 @@ static void read_integer(const OrtApi *api, const OrtKernelInfo *info, const cha
 static void destroy(void *made) {
     kernel *k = made;
     msq_layer_destroy(k->layer);
-    free(atomic_load(&k->workspace));
     free(k);
+    if (atomic_fetch_sub(&kernels, 1) > 1) return;
+    for (int i = 0; i < SHELVES; i++) free(atomic_exchange(&shelves[i], NULL));
 }
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
@@ -111,6 +131,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
     kernel *made = calloc(1, sizeof *made);
     if (made == NULL) return ORT_CreateStatus(api)(ORT_FAIL, "no memory for a kernel");
     *made = (kernel){.api = api, .kind = self->kind, .outputs = shape[0], .inputs = spec.inputs * spec.groups};
+    atomic_fetch_add(&kernels, 1);
     if (msq_layer_create(&spec, &made->layer)) {
         destroy(made);
         return msq_failed(api, self->name);
@@ -191,17 +212,11 @@ static OrtStatus *compute(void *made, OrtKernelContext *context) {
     msq_threads *pool = threads.pool.count > 1 ? &threads.pool : NULL;
     if (msq_layer_workspace(k->layer, call.batch, call.height, call.width, pool, &call.workspace_bytes))
         return msq_failed(api, "workspace");
-    workspace *held = atomic_exchange(&k->workspace, NULL);
-    if (held == NULL || held->bytes < call.workspace_bytes) {
-        free(held);
-        const size_t bytes = (call.workspace_bytes + 63) / 64 * 64;
-        held = aligned_alloc(64, sizeof *held + bytes);
-        if (held == NULL) return ORT_CreateStatus(api)(ORT_FAIL, "no memory for the packed kernels");
-        held->bytes = bytes;
-    }
+    workspace *held = take_workspace(call.workspace_bytes);
+    if (held == NULL) return ORT_CreateStatus(api)(ORT_FAIL, "no memory for the packed kernels");
     call.workspace = held->memory;
     const msq_status ran = msq_layer_run(k->layer, &call, pool);
-    free(atomic_exchange(&k->workspace, held));
+    give_workspace(held);
     return ran ? msq_failed(api, "run") : NULL;
 }
 
