@@ -27,9 +27,14 @@ def main() -> None:
             library.use_tier(tier)
         except DeviceError:
             continue
-        for index, (node, source, out, x, sums, y) in enumerate(cases):
+        for index, (node, source, out, x, sums, y, residual, total) in enumerate(cases):
             layer = Layer(replace(node, weight=at_home(node.weight)), source, out, library)
-            for wanted, found in ((sums, layer.run(x, sums=True)), (y, layer.run(x, threads=threads))):
+            runs = [
+                (sums, layer.run(x, sums=True)),
+                (y, layer.run(x, threads=threads)),
+                (total, layer.run(x, residual=residual)),
+            ]
+            for wanted, found in runs:
                 if not np.array_equal(found, wanted):
                     sys.exit(f"{tier}: case {index} differs: {node}")
         print(tier)

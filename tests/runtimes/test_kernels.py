@@ -1,6 +1,7 @@
 """The packed kernels against the oracle: every tier that runs here, every width, sums and outputs bit for bit."""
 
 import ctypes
+import itertools
 import mmap
 import pickle
 import subprocess
@@ -153,13 +154,41 @@ def examples(count: int) -> list:
     return found
 
 
+def corners() -> list:
+    """Return cases of the largest products: all weights at an end of their grid, all inputs at one of theirs."""
+    rng, found = np.random.default_rng(0), []
+    for bits, doubled, code, value in itertools.product(range(1, 9), (False, True), (0, 255), (-128, 127)):
+        for depthwise in (False, True):
+            weight = made_weight(rng, (16, 3, 3, 1 if depthwise else 16), bits, doubled, depthwise)
+            codes = np.full(weight.shape, code & ((1 << bits) - 1), np.uint8)
+            weight = Weight.from_codes(codes, bits, weight.a, weight.z, weight.scale, depthwise)
+            groups = 16 if depthwise else 1
+            node = Conv2d("layer", ("x",), "y", "", weight, np.zeros(16, np.int32), groups=groups)
+            x = np.full((1, 5, 6, 16), value, np.int8)
+            found.append((node, Tensor("x", (5, 6, 16), "int8", 0.05), Tensor("y", (3, 4, 16), "int8", 40.0), x, 0))
+    return found
+
+
+def residual(out, y, zero, seed):
+    """Return an addition to a layer's result y, as a layer takes it, and what it makes."""
+    rng = np.random.default_rng(seed)
+    other = replace(out, name="other", scale=float(np.float32(rng.uniform(0.01, 0.1))), zero_point=zero)
+    total = replace(out, name="total", scale=float(np.float32(rng.uniform(0.01, 0.2))), zero_point=-zero - 1)
+    add = Add("add", ("y", "other"), "total", "", tuple(sorted(rng.integers(-128, 128, 2).tolist())))
+    values = rng.integers(-128, 128, y.shape).astype(np.int8)
+    return (add, values, other, total), reference._add(add, [y, values], [out, other], total)
+
+
 # No board of ours has the matrix instructions; a server's processor has.
 @pytest.mark.parametrize(
     ("processor", "wanted"),
     [("cortex-a72", ["neon"]), ("cortex-a76", ["dotprod", "neon"]), ("neoverse-v1", ["i8mm", "dotprod", "neon"])],
 )
 def test_on_an_emulated_board_every_tier_gives_the_same_bits(processor: str, wanted: list[str], tmp_path: Path) -> None:
-    cases = [(node, source, out, x, *expected(node, source, out, x)) for node, source, out, x, _ in examples(80)]
+    cases = []
+    for node, source, out, x, zero in [*examples(80), *corners()]:
+        sums, y = expected(node, source, out, x)
+        cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
     (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
     root = Path(__file__).parents[2]
     with closing(Emulator()) as device:
@@ -177,14 +206,8 @@ def test_on_an_emulated_board_every_tier_gives_the_same_bits(processor: str, wan
 @settings(max_examples=60, deadline=None)
 def test_a_residual_addition_is_that_of_the_integer_model(case, seed):
     node, source, out, x, zero = case
-    rng = np.random.default_rng(seed)
-    other = replace(out, name="other", scale=float(np.float32(rng.uniform(0.01, 0.1))), zero_point=zero)
-    total = replace(out, name="total", scale=float(np.float32(rng.uniform(0.01, 0.2))), zero_point=-zero - 1)
-    add = Add("add", ("y", "other"), "total", "", tuple(sorted(rng.integers(-128, 128, 2).tolist())))
-    _, y = expected(node, source, out, x)
-    values = rng.integers(-128, 128, y.shape).astype(np.int8)
-    wanted = reference._add(add, [y, values], [out, other], total)
-    found = Layer(node, source, out).run(x, residual=(add, values, other, total))
+    added, wanted = residual(out, expected(node, source, out, x)[1], zero, seed)
+    found = Layer(node, source, out).run(x, residual=added)
     assert np.array_equal(found, wanted)
 
 
