@@ -2,7 +2,6 @@
  * inputs by two outputs of eight weights. A tile's rows go in pairs; layers of few rows use the dot product. */
 #include "neon_dot.h"
 
-#define TIER_HAS_TILE
 
 #include "loops.h"
 
