@@ -3,13 +3,15 @@
 An emulated board runs the layers and counts the instructions it executes: which is true of the processor, as a time
 on an emulator is not. Each layer is run once and twice in a row, in a model of its own; the difference is the layer
 alone, without the frame of Python, runtime, quantization and dequantization, of every runtime alike. Of a few runs the
-least counts: they differ by some hundred instructions, of the allocator's.
+least counts: they differ by some hundred instructions. Of a few processes the median does: seldom, and for no
+reason found yet, all runs of a model in one are off by some percent.
 
 The rivals are at their best: ONNX Runtime with int8 or with uint8 activations, whichever is less, LiteRT with XNNPACK,
 and of both the better one. One thread everywhere. Linear layers are shown only: their time is that of reading weights.
 """
 
 import math
+import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -49,26 +51,33 @@ Figure = dict[str, Any]
 
 def main(
     runs: int = 3,
+    processes: int = 3,
     widths: Annotated[str, typer.Option(help="comma-separated")] = "1,2,3,4,5,6,7",
     out: Path = Path("build/bench"),
 ) -> None:
     """Count every layer at every width beside its rivals on every processor, and judge the bars."""
     bits = [int(width) for width in widths.split(",")]
     packages = [wheels.pinned("onnxruntime"), wheels.pinned("ai-edge-litert")]
-    settings: dict[str, Any] = {"runs": runs, "widths": bits, "packages": packages, "threads": 1}
+    settings: dict[str, Any] = {
+        "runs": runs,
+        "processes": processes,
+        "widths": bits,
+        "packages": packages,
+        "threads": 1,
+    }
     figures: list[Figure] = []
     for processor, device in track(PROCESSORS.items(), "processors", console=Console(stderr=True)):
         with closing(Counter()) as board:
             board.prepare(profile(device), packages)
             library = KERNELS / "aarch64" / "libmsq_kernels.so"
             board.put([Path(__file__).with_name("counted.py"), library], PurePosixPath())
-            figures += [{"processor": processor, **figure} for figure in counted(board, bits, runs)]
+            figures += [{"processor": processor, **figure} for figure in counted(board, bits, runs, processes)]
             settings[processor] = board.emulator
     _print(figures)
     raise SystemExit(finish("counts", settings, figures, bars(figures, bits), out))
 
 
-def counted(board: Counter, widths: list[int], runs: int) -> list[Figure]:
+def counted(board: Counter, widths: list[int], runs: int, processes: int) -> list[Figure]:
     """Return instructions, and vector multiplications among them, of each layer by each runtime on a board."""
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
@@ -78,13 +87,9 @@ def counted(board: Counter, widths: list[int], runs: int) -> list[Figure]:
         for runtime in ("onnxruntime", "litert"):
             found = [model for model in models if model.runtime == runtime]
             tasks = [f"{path.relative_to(name)}:{model.shape}" for model in found for path in model.paths]
-            done = board.run(["python3", "counted.py", str(runs), runtime, *tasks], TIMEOUT)
-            if done.returncode:
-                raise DeviceError(f"{runtime} on the board: {(done.stderr.splitlines() or ['it failed'])[-1]}")
-            # Every model makes runs + 1 marks; what is between one model's last and the next one's first is left out.
-            between = counts(done.stderr)
-            least = [min(between[at : at + runs]) for at in range(0, len(between), runs + 1)]
-            for model, once, twice in zip(found, least[::2], least[1::2], strict=True):
+            each = [least(board, runs, runtime, tasks) for _ in range(processes)]
+            typical = [statistics.median_low(one) for one in zip(*each, strict=True)]
+            for model, once, twice in zip(found, typical[::2], typical[1::2], strict=True):
                 instructions, products = twice[0] - once[0], twice[1] - once[1]
                 figures.append(
                     {
@@ -96,6 +101,16 @@ def counted(board: Counter, widths: list[int], runs: int) -> list[Figure]:
                     }
                 )
     return figures
+
+
+def least(board: Counter, runs: int, runtime: str, tasks: list[str]) -> list[tuple[int, int]]:
+    """Return the counts of each task's least run, in one process on the board."""
+    done = board.run(["python3", "counted.py", str(runs), runtime, *tasks], TIMEOUT)
+    if done.returncode:
+        raise DeviceError(f"{runtime} on the board: {(done.stderr.splitlines() or ['it failed'])[-1]}")
+    # Every task makes runs + 1 marks; what is between one's last and the next one's first is left out.
+    between = counts(done.stderr)
+    return [min(between[at : at + runs]) for at in range(0, len(between), runs + 1)]
 
 
 @dataclass(frozen=True)
