@@ -20,6 +20,7 @@ DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
 BENCH_SETUP := $(VENV)/.installed-bench
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so)
+CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
@@ -30,7 +31,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: help setup kernels deploy check train export measure report test sanitize lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,15 +92,34 @@ $(BENCH_SETUP): pyproject.toml | $(SETUP)
 
 kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
 
-runtimes/kernels/lib/%/libmsq_kernels.so: $(wildcard runtimes/kernels/*.*) | $(ZIG_SETUP)
-	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/$* -G Ninja --log-level=WARNING \
+# $(call zig_build,processor,folder,more options of CMake)
+define zig_build
+	$(VENV)/bin/cmake -S runtimes/kernels -B $(2) -G Ninja --log-level=WARNING \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/zig.cmake \
-	    -DMSQ_TARGET=$*-linux-gnu.2.17 \
+	    -DMSQ_TARGET=$(1)-linux-gnu.2.17 $(3) \
 	    -DMSQ_ZIG=$$($(PY) -c 'import pathlib, ziglang; print(pathlib.Path(ziglang.__file__).parent / "zig")')
-	$(VENV)/bin/cmake --build build/kernels/$*
-	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@
+	$(VENV)/bin/cmake --build $(2)
+endef
 
-test: $(DEV_SETUP) $(KERNELS) lint ## lint, types, architecture, and all tests
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.*)
+
+runtimes/kernels/lib/%/libmsq_kernels.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,build/kernels/$*)
+	@# Moved, not written over: a program may have the last one in use.
+	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@.new && mv $@.new $@
+
+# Stops where a calculation is undefined.
+$(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$(shell uname -m),$(@D),-DMSQ_SANITIZE=ON)
+
+sanitize: $(DEV_SETUP) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
+	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
+	$(VENV)/bin/cmake --build build/kernels/asan
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so \
+	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py -k "not emulated"
+
+test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
 
 lint: $(DEV_SETUP) ## ruff, mypy and the import rules

@@ -27,7 +27,9 @@ typedef struct {
 #define LOAD_4(p) ((const int8_t *)(p))
 #define DOT(sum, weights, x, lane, wide) dot(sum, weights, (x) + 4 * (lane))
 #define WEIGHTS_OF(block, v, bits, group, grid) weights_of((block) + (v) * GROUP, bits, group, grid)
+#ifndef TIER_IS_SMALL
 #define TIER_IS_SMALL
+#endif
 #define TIER_SUMS 64
 #define TIER_TILES(TILE) TILE(1, 1) TILE(2, 1)
 

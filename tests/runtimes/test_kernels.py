@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import mmap
+import os
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from msq.errors import BundleError, DeviceError
 from msq.nodes import Add, Conv2d, Linear, Tensor, Weight
 from runtimes import reference
 from runtimes._kernels import KERNELS, Kernels, Layer, Threads, aligned, kernels
+
+ROOT = Path(__file__).parents[2]
 
 
 def tiers() -> list[str]:
@@ -179,27 +182,42 @@ def residual(out, y, zero, seed):
     return (add, values, other, total), reference._add(add, [y, values], [out, other], total)
 
 
+def write_cases(folder: Path) -> None:
+    """Write what on_board.py runs."""
+    cases = []
+    for node, source, out, x, zero in [*examples(80), *corners()]:
+        sums, y = expected(node, source, out, x)
+        cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
+    (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
+
+
 # No board of ours has the matrix instructions; a server's processor has.
 @pytest.mark.parametrize(
     ("processor", "wanted"),
     [("cortex-a72", ["neon"]), ("cortex-a76", ["dotprod", "neon"]), ("neoverse-v1", ["i8mm", "dotprod", "neon"])],
 )
 def test_on_an_emulated_board_every_tier_gives_the_same_bits(processor: str, wanted: list[str], tmp_path: Path) -> None:
-    cases = []
-    for node, source, out, x, zero in [*examples(80), *corners()]:
-        sums, y = expected(node, source, out, x)
-        cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
-    (tmp_path / "cases.pickle").write_bytes(pickle.dumps(cases))
-    root = Path(__file__).parents[2]
+    write_cases(tmp_path)
     with closing(Emulator()) as device:
         device.prepare(profile("raspberrypi4").model_copy(update={"qemu_cpu": processor}), [])
-        device.put(sorted((root / "msq").glob("*.py")), PurePosixPath("msq"))
-        device.put(sorted((root / "runtimes").glob("*.py")), PurePosixPath("runtimes"))
+        device.put(sorted((ROOT / "msq").glob("*.py")), PurePosixPath("msq"))
+        device.put(sorted((ROOT / "runtimes").glob("*.py")), PurePosixPath("runtimes"))
         library = KERNELS / "aarch64" / "libmsq_kernels.so"
         device.put([Path(__file__).with_name("on_board.py"), tmp_path / "cases.pickle", library], PurePosixPath())
         done = device.run(["python3", "on_board.py"], 600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [*wanted, "scalar"]
+
+
+def test_no_calculation_is_undefined(tmp_path: Path) -> None:
+    """A build that stops where one is; `make sanitize` looks for reads out of bounds too."""
+    write_cases(tmp_path)
+    (tmp_path / "libmsq_kernels.so").symlink_to(ROOT / "build" / "kernels" / "checked" / "libmsq_kernels.so")
+    program = [sys.executable, str(Path(__file__).with_name("on_board.py"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == tiers()
 
 
 @given(case=layers(), seed=st.integers(0, 2**32 - 1))
