@@ -31,7 +31,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report test sanitize lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: help setup kernels deploy check train export measure report wheel test sanitize lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ runtimes/kernels/lib/%/libmsq_kernels.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,build/kernels/$*)
 	@# Moved, not written over: a program may have the last one in use.
 	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@.new && mv $@.new $@
+
+wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
 # Stops where a calculation is undefined.
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
