@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError
-from msq.nodes import Add, Conv2d, Linear, Tensor
+from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor
 
 ABI = 1
 KERNELS = Path(__file__).parent / "kernels" / "lib"
@@ -79,6 +79,19 @@ class _Call(ctypes.Structure):
     ]
 
 
+class _Arithmetic(ctypes.Structure):
+    _fields_ = [
+        ("p_zero", c_int32),
+        ("q_zero", c_int32),
+        ("zero", c_int32),
+        ("low", c_int32),
+        ("high", c_int32),
+        ("p_ratio", c_float),
+        ("q_ratio", c_float),
+        ("multiplier", c_float),
+    ]
+
+
 class Kernels:
     """The library, loaded.
 
@@ -113,6 +126,9 @@ class Kernels:
         self.c.msq_layer_output.argtypes = [c_void_p, c_int32, c_int32, c_int32 * 2]
         self.c.msq_layer_workspace.argtypes = [c_void_p, c_int32, c_int32, c_int32, c_void_p, POINTER(c_size_t)]
         self.c.msq_layer_run.argtypes = [c_void_p, POINTER(_Call), c_void_p]
+        for name in ("msq_add", "msq_multiply"):
+            steps = [c_size_t, c_void_p, c_int32, c_void_p, c_int32, c_void_p]
+            getattr(self.c, name).argtypes = [POINTER(_Arithmetic), *steps]
         self.c.msq_threads_create.argtypes = [c_int32, POINTER(c_void_p)]
         self.c.msq_threads_destroy.argtypes = [c_void_p]
         self.c.msq_threads_destroy.restype = None
@@ -138,6 +154,31 @@ class Kernels:
     def use_threads(self, count: int) -> None:
         """Let the hooks of runtimes use so many of the runtime's threads at once."""
         self.c.msq_use_threads(count)
+
+    def combine(self, node: Add | Multiply, p: Array, q: Array, grids: tuple[Tensor, Tensor], out: Tensor) -> Array:
+        """Return the node's result, int8 (n,), of p and q on their grids: int8 (n,) each, or (1,) for all.
+
+        Raises:
+            BundleError: a zero point or a limit is not in int8.
+        """
+        scales = [np.float32(tensor.scale) for tensor in (*grids, out)]
+        arithmetic = _Arithmetic(
+            p_zero=grids[0].zero_point,
+            q_zero=grids[1].zero_point,
+            zero=out.zero_point,
+            low=node.clamp[0],
+            high=node.clamp[1],
+            p_ratio=scales[0] / scales[2],
+            q_ratio=scales[1] / scales[2],
+            multiplier=scales[0] * scales[1] / scales[2],
+        )
+        y = np.empty(max(p.size, q.size), np.int8)
+        function = self.c.msq_add if isinstance(node, Add) else self.c.msq_multiply
+        steps = [int(codes.size > 1) for codes in (p, q)]
+        codes = [np.ascontiguousarray(codes) for codes in (p, q)]
+        operands = [codes[0].ctypes.data, steps[0], codes[1].ctypes.data, steps[1]]
+        self.check(function(ctypes.byref(arithmetic), y.size, *operands, y.ctypes.data))
+        return y
 
     def check(self, status: int) -> None:
         """Raise what a status says: DeviceError for this machine, BundleError for a layer that lies."""

@@ -20,7 +20,7 @@ def at_home(weight):
 
 def main() -> None:
     library = Kernels(Path("libmsq_kernels.so").resolve())
-    cases = pickle.loads(Path("cases.pickle").read_bytes())
+    cases, arithmetic = pickle.loads(Path("cases.pickle").read_bytes())
     threads = Threads(2, library)
     for tier in library.built_tiers():
         try:
@@ -37,6 +37,9 @@ def main() -> None:
             for wanted, found in runs:
                 if not np.array_equal(found, wanted):
                     sys.exit(f"{tier}: case {index} differs: {node}")
+        for node, operands, grids, out, wanted in arithmetic:
+            if not np.array_equal(library.combine(node, *operands, grids, out), wanted):
+                sys.exit(f"{tier}: it differs: {node} of {[codes.size for codes in operands]}")
         print(tier)
 
 

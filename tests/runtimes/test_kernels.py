@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from devices.profile import profile
 from devices.transports.emulator import Emulator
 from msq.errors import BundleError, DeviceError
-from msq.nodes import Add, Conv2d, Linear, Tensor, Weight
+from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor, Weight
 from runtimes import reference
 from runtimes._kernels import KERNELS, Kernels, Layer, Threads, aligned, kernels
 
@@ -182,13 +182,43 @@ def residual(out, y, zero, seed):
     return (add, values, other, total), reference._add(add, [y, values], [out, other], total)
 
 
+def arithmetic() -> list:
+    """Return additions and products, of tensors and of one code for all, with what the integer model makes of them."""
+    rng, found = np.random.default_rng(0), []
+    for count, ones in itertools.product((1, 15, 16, 100), ((), (0,), (1,), (0, 1))):
+        operands = [rng.integers(-128, 128, 1 if at in ones else count).astype(np.int8) for at in range(2)]
+        p, q, out = (
+            Tensor(name, (count,), "int8", float(np.float32(rng.uniform(0.01, 0.2))), int(rng.integers(-128, 128)))
+            for name in ("p", "q", "y")
+        )
+        clamp = tuple(sorted(rng.integers(-128, 128, 2).tolist()))
+        for kind, oracle in ((Add, reference._add), (Multiply, reference._multiply)):
+            node = kind(kind.kind, ("p", "q"), "y", "", clamp)
+            found.append((node, operands, (p, q), out, oracle(node, operands, [p, q], out)))
+    return found
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_sums_and_products_of_tensors_are_the_oracle_s(tier: str) -> None:
+    kernels().use_tier(tier)
+    for node, operands, grids, out, wanted in arithmetic():
+        assert np.array_equal(kernels().combine(node, *operands, grids, out), wanted), node
+    kernels().use_tier(None)
+
+
+def test_a_zero_point_beyond_int8_is_refused() -> None:
+    node, operands, (p, q), out, _ = arithmetic()[0]
+    with pytest.raises(BundleError, match="a zero point or a limit of 200"):
+        kernels().combine(node, *operands, (replace(p, zero_point=200), q), out)
+
+
 def write_cases(folder: Path) -> None:
     """Write what on_board.py runs."""
     cases = []
     for node, source, out, x, zero in [*examples(80), *corners()]:
         sums, y = expected(node, source, out, x)
         cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
-    (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
+    (folder / "cases.pickle").write_bytes(pickle.dumps((cases, arithmetic())))
 
 
 # No board of ours has the matrix instructions; a server's processor has.
