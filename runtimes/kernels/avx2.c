@@ -9,7 +9,8 @@ static inline __attribute__((always_inline)) __m256i dot(__m256i sum, __m256i we
     }
     /* Even and odd bytes apart, in 16 bits each. */
     const __m256i low = _mm256_set1_epi16(0xff);
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(x, low), _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8));
+    const __m256i even =
+        _mm256_madd_epi16(_mm256_and_si256(x, low), _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8));
     const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(weights, 8));
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }
@@ -31,5 +32,6 @@ DEPTHWISE_OVER(BLOCKS)
 static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
-    "avx2", "AVX2", supported, 0x80, 1, {6}, prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    "avx2", "AVX2", supported, 0x80, 1, {6},
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
 };

@@ -1,4 +1,4 @@
-/* One call of a layer: how it is done is decided, its input is staged, its parts are shared out, and sums become codes. */
+/* One call of a layer: it is decided how, its input is staged, its parts are shared out, and sums become codes. */
 #include <string.h>
 
 #include "layer.h"
@@ -29,7 +29,8 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     const bool padded = s->padding[0] | s->padding[1] | s->padding[2] | s->padding[3];
     const int64_t pixels = (int64_t)w->height * w->width;
     if (pixels * call->batch > INT32_MAX)
-        return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height, w->width);
+        return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height,
+                        w->width);
 
     /* Small maps are taken several images at a time, and pointwise layers do not know images. */
     w->images = pointwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
@@ -129,7 +130,8 @@ msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output) {
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
                    int32_t output, int32_t count, int8_t *codes) {
     const size_t outputs = (size_t)w->layer->spec.outputs;
-    const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) * outputs + (size_t)output;
+    const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row;
+    const size_t at = pixel * outputs + (size_t)output;
     const int32_t padded = (int32_t)msq_rounded((size_t)count, PANEL);
     const msq_residual *residual = w->call->residual;
     if (w->call->y && padded == count) {
@@ -192,7 +194,8 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
         w.rows = pixels * w.images;
         w.source = w.staged ? w.stage : (const uint8_t *)call->x + (size_t)w.image * image;
         if (w.staged)
-            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images, stage_row, &w);
+            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images, stage_row,
+                      &w);
         if (layer->spec.depthwise)
             msq_run_depthwise(&w, threads);
         else

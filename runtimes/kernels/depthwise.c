@@ -49,7 +49,8 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
             columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
             const uint8_t *from = msq_field(w, line / w->height, line % w->height, column);
             layer->tier->depthwise(&layer->grid, &window, columns, from, weights, sums);
-            msq_finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs, codes);
+            msq_finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs,
+                       codes);
         }
     }
 }

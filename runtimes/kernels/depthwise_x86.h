@@ -83,8 +83,8 @@ static inline bool is_held(const msq_window *w) {
             } \
         } \
     } \
-    static inline __attribute__((always_inline)) void NAME(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights, \
-                            const bool wide, int32_t *sums) { \
+    static inline __attribute__((always_inline)) void NAME(const msq_window *w, int32_t columns, const uint8_t *x, \
+                                                           const int8_t *weights, const bool wide, int32_t *sums) { \
         if (w->height == 3 && w->width == 3) \
             NAME##_of(3, 3, true, w, columns, x, weights, wide, sums); \
         else \
@@ -97,7 +97,7 @@ static inline bool is_held(const msq_window *w) {
 #define IS_WIDE(grid) ((void)(grid), false)
 #endif
 
-/* Makes of BLOCKS(DO), which is DO(size) for the sizes from the largest on, what a tier offers; size s is depthwise_s's. */
+/* Makes of BLOCKS(DO), which is DO(size) for the sizes from the largest on, what a tier offers. */
 #define ARRANGE_BLOCK(size) \
     for (; at + size <= w->channels; at += size) depthwise_##size##_weights(w, flat + at, step, weights + at * taps);
 #define SUM_BLOCK(size) \
@@ -110,7 +110,8 @@ static inline bool is_held(const msq_window *w) {
         BLOCKS(ARRANGE_BLOCK) \
     } \
     static inline __attribute__((always_inline)) void held_of(const bool wide, const msq_window *w, int32_t columns, \
-                                                              const uint8_t *x, const int8_t *weights, int32_t *sums) { \
+                                                              const uint8_t *x, const int8_t *weights, \
+                                                              int32_t *sums) { \
         const size_t taps = msq_window_weights(w) / (size_t)w->channels; \
         int32_t at = 0; \
         BLOCKS(SUM_BLOCK) \

@@ -1,5 +1,5 @@
-/* NEON matrix tier: smmla, of ARMv8.6 processors (Cortex-A510, A710, Neoverse V1 and later), multiplies two rows of eight
- * inputs by two outputs of eight weights. A tile's rows go in pairs; layers of few rows use the dot product. */
+/* NEON matrix tier: smmla, of ARMv8.6 processors (Cortex-A510, A710, Neoverse V1 and later), multiplies two rows of
+ * eight inputs by two outputs of eight weights. A tile's rows go in pairs; layers of few rows use the dot product. */
 #include "neon_dot.h"
 
 
@@ -13,11 +13,13 @@ enum { VECTORS = PANEL / LANES };
 
 /* Two groups' inputs of a pair of rows by their weights; `second`: of the other group, in which NULL stands for zeros.
  * sums[2 · v + h]: outputs 4 · v + 2 · h and the next of the first row, then of the second. */
-INLINE void matrix_step(const int pairs, const int8x16_t *x, const int8_t *first, const int8_t *second, int32x4_t *sums) {
+INLINE void matrix_step(const int pairs, const int8x16_t *x, const int8_t *first, const int8_t *second,
+                        int32x4_t *sums) {
     UNROLL for (int v = 0; v < VECTORS; v++) {
         const int32x4_t one = vreinterpretq_s32_s8(vld1q_s8(first + 16 * v));
         const int32x4_t two = second ? vreinterpretq_s32_s8(vld1q_s8(second + 16 * v)) : vdupq_n_s32(0);
-        const int8x16_t low = vreinterpretq_s8_s32(vzip1q_s32(one, two)), high = vreinterpretq_s8_s32(vzip2q_s32(one, two));
+        const int8x16_t low = vreinterpretq_s8_s32(vzip1q_s32(one, two));
+        const int8x16_t high = vreinterpretq_s8_s32(vzip2q_s32(one, two));
         UNROLL for (int p = 0; p < pairs; p++) {
             int32x4_t *sum = sums + 2 * (p * VECTORS + v);
             sum[0] = vmmlaq_s32(sum[0], x[p], low);
@@ -43,7 +45,8 @@ INLINE void matrix_tile(const int rows, const uint8_t *const *x, const msq_run *
     UNROLL for (int r = 0; r < 2 * pairs; r++) row[r] = x[r < rows ? r : rows - 1];
     UNROLL for (int i = 0; i < pairs * VECTORS; i++) {
         const int r = i / VECTORS * 2, next = r + 1 < rows ? r + 1 : r, at = i % VECTORS * LANES;
-        const int32x4_t one = more ? LOAD(out + r * PANEL + at) : ZERO(), two = more ? LOAD(out + next * PANEL + at) : ZERO();
+        const int32x4_t one = more ? LOAD(out + r * PANEL + at) : ZERO();
+        const int32x4_t two = more ? LOAD(out + next * PANEL + at) : ZERO();
         sums[2 * i] = LOW_HALVES(one, two);
         sums[2 * i + 1] = HIGH_HALVES(one, two);
     }

@@ -75,7 +75,8 @@ static msq_status fold_zero_point(msq_layer *layer) {
     } else {
         for (int32_t n = 0; n < s->outputs; n++) {
             if (n % PANEL == 0)
-                layer->tier->unpack(&layer->grid, s->packed, (size_t)(n / PANEL) * (size_t)groups, groups, weights, ATOM);
+                layer->tier->unpack(&layer->grid, s->packed, (size_t)(n / PANEL) * (size_t)groups, groups, weights,
+                                    ATOM);
             int32_t sum = 0;
             for (int64_t i = 0; i < k; i++) sum += weights[i / GROUP * ATOM + n % PANEL * GROUP + i % GROUP];
             layer->bias[n] = (int32_t)((uint32_t)layer->bias[n] - (uint32_t)zero * (uint32_t)sum);

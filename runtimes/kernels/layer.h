@@ -35,7 +35,7 @@ typedef struct {
     const uint8_t *source; /* staged images, or x */
     uint8_t *stage, *scratch;
     size_t thread_bytes; /* of scratch, for every thread */
-    /* Parts of a call: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
+    /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
@@ -59,8 +59,8 @@ msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output);
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
                 int32_t output, int32_t count, int8_t *codes);
 
-/* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work. MSQ_INVALID:
- * more parts than can be counted. */
+/* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
+ * MSQ_INVALID: more parts than can be counted. */
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
 

@@ -226,10 +226,12 @@ static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, i
 
 INLINE void plain_arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
     const size_t channels = (size_t)w->channels;
-    for (int32_t t = 0; t < w->height * w->width; t++) memcpy(weights + (size_t)t * channels, flat + (size_t)t * step, channels);
+    for (int32_t t = 0; t < w->height * w->width; t++)
+        memcpy(weights + (size_t)t * channels, flat + (size_t)t * step, channels);
 }
 
-INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights, int32_t *sums) {
+INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights,
+                            int32_t *sums) {
     const int32_t channels = w->channels;
     for (; columns > 0; columns--, x += (ptrdiff_t)w->stride * channels, sums += channels) {
         for (int32_t c = 0; c < channels; c += PANEL) {
@@ -237,7 +239,8 @@ INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t 
             const int8_t *by = weights + c;
             for (int32_t up = 0; up < w->height; up++) {
                 const INPUT *in = (const INPUT *)(x + up * w->down) + c;
-                for (int32_t along = 0; along < w->width; along++, in += (ptrdiff_t)w->dilation * channels, by += channels)
+                const ptrdiff_t apart = (ptrdiff_t)w->dilation * channels;
+                for (int32_t along = 0; along < w->width; along++, in += apart, by += channels)
                     for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * by[i]);
             }
             memcpy(sums + c, sum, sizeof sum);
@@ -347,7 +350,8 @@ INLINE void combine_all(const bool product, const bool p_one, const bool q_one, 
                         size_t count, const int8_t *p, const int8_t *q, int8_t *y) {
     const msq_arithmetic own = *arithmetic; /* y may be anything to a compiler, even this */
     size_t i = 0;
-    for (; i + PANEL <= count; i += PANEL) combine(product, p_one, q_one, &own, p_one ? p : p + i, q_one ? q : q + i, y + i);
+    for (; i + PANEL <= count; i += PANEL)
+        combine(product, p_one, q_one, &own, p_one ? p : p + i, q_one ? q : q + i, y + i);
     if (i == count) return;
     int8_t left[PANEL] = {0}, right[PANEL] = {0}, codes[PANEL];
     memcpy(left, p_one ? p : p + i, p_one ? 1 : count - i);

@@ -94,7 +94,7 @@ MSQ_API msq_status msq_use_tier(const char *name);
 /* Name of the index-th tier built into this library, best first; NULL behind the last. */
 MSQ_API const char *msq_built_tier(int32_t index);
 
-/* Bytes of the packed weights of a layer, filling included; 0 at 0 bits. The shape is (N, taps · inputs) as a matrix. */
+/* Bytes of the packed weights of a layer, filling included; 0 at 0 bits. As a matrix they are (N, taps · inputs). */
 MSQ_API size_t msq_packed_bytes(int32_t outputs, int32_t inputs, int32_t taps, int32_t bits, int32_t depthwise);
 
 /* Prepare a layer. Bytes held beside the packed weights: 8 a channel, rounded up to 16 channels and 64 more. */
@@ -111,8 +111,9 @@ MSQ_API msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, in
 /* Run a layer. threads: a pool, or NULL for the calling thread alone; a pool is used by one call at a time. */
 MSQ_API msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threads *threads);
 
-/* Arithmetic of two tensors, element by element. p and q are `count` codes each that lie `p_step` and `q_step` apart, which
- * are 0 (one code for all) or 1. ratios: of the operand's scale and the result's; multiplier: p's scale · q's / the result's.
+/* Arithmetic of two tensors, element by element. p and q are `count` codes each that lie `p_step` and `q_step` apart,
+ * which are 0 (one code for all) or 1. ratios: of the operand's scale and the result's; multiplier: p's scale · q's / the
+ * result's.
  *
  *     msq_add        y = clamp(rint(float(p − p_zero) · p_ratio) + rint(float(q − q_zero) · q_ratio) + zero)
  *     msq_multiply   y = clamp(rint(float((p − p_zero) · (q − q_zero)) · multiplier) + zero) */

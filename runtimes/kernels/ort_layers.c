@@ -1,4 +1,4 @@
-/* The weighted layers of the hook. Weights are used where ONNX Runtime holds them: of external data, in the mapped file. */
+/* The weighted layers of the hook. Weights are used where ONNX Runtime holds them: if external, in the mapped file. */
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -186,7 +186,7 @@ static OrtStatus *compute(void *made, OrtKernelContext *context) {
     for (size_t i = 0; i < rank; i++)
         if (sizes[i] < 0 || sizes[i] > INT32_MAX) rank = 0;
     if (rank != wanted || sizes[rank - 1] != k->inputs)
-        return ORT_CreateStatus(api)(ORT_INVALID_ARGUMENT, "packed kernels: an input of another shape than the layer's");
+        return ORT_CreateStatus(api)(ORT_INVALID_ARGUMENT, "packed kernels: the input has another shape");
     /* Rows of a linear layer are the pixels of an image one pixel high. */
     const bool is_map = wanted == 4;
     msq_call call = {
@@ -208,7 +208,8 @@ static OrtStatus *compute(void *made, OrtKernelContext *context) {
     TRY(ORT_GetTensorMutableData(api)(x, (void **)(uintptr_t)&call.x));
     TRY(ORT_GetTensorMutableData(api)(y, (void **)&call.y));
 
-    session_threads threads = {.pool = {.count = atomic_load(&wanted_threads), .share = share}, .api = api, .context = context};
+    const msq_threads own = {.count = atomic_load(&wanted_threads), .share = share};
+    session_threads threads = {.pool = own, .api = api, .context = context};
     msq_threads *pool = threads.pool.count > 1 ? &threads.pool : NULL;
     if (msq_layer_workspace(k->layer, call.batch, call.height, call.width, pool, &call.workspace_bytes))
         return msq_failed(api, "workspace");

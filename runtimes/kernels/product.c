@@ -1,4 +1,4 @@
-/* Products of rows and packed panels: convolutions as they lie in their map, linear layers, and what has to be gathered. */
+/* Products of rows and packed panels: convolutions as they lie in their map, linear layers, and what is gathered. */
 #include <string.h>
 
 #include "layer.h"
@@ -65,7 +65,8 @@ msq_status msq_plan_product(msq_work *w, int32_t threads) {
     w->chunks = msq_ceil(w->rows, CHUNK_ROWS);
     /* More chunks where threads would not end together. */
     const int64_t parts = (int64_t)groups * w->panel_sets * w->chunks;
-    if (parts > INT32_MAX / 2) return msq_fail(MSQ_INVALID, "%lld pixels in %d groups are too many for one call", (long long)w->rows, groups);
+    if (parts > INT32_MAX / 2)
+        return msq_fail(MSQ_INVALID, "%lld pixels in %d groups are too many for one call", (long long)w->rows, groups);
     if (!w->fused && parts % threads && parts < 4 * threads) w->chunks = msq_ceil(w->chunks, threads) * threads;
     w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), ROW_STEP);
     if (w->chunk_rows > w->rows) w->chunk_rows = (int32_t)w->rows;
@@ -215,7 +216,8 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
             int32_t *const sums = own->sums + row * panels * PANEL;
             tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
             if (last)
-                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count, own->codes);
+                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count,
+                           own->codes);
         }
     }
 }

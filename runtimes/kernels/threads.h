@@ -6,7 +6,7 @@
 
 struct msq_threads {
     int32_t count;
-    /* Do work(context, part, thread) for every part in 0..parts − 1, thread in 0..count − 1; return when all are done. */
+    /* Do work(context, part, thread) for every part in 0..parts − 1, thread in 0..count − 1; return after all. */
     void (*share)(msq_threads *threads, int32_t parts, void (*work)(void *context, int32_t part, int32_t thread),
                   void *context);
 };

@@ -78,7 +78,8 @@ typedef struct msq_tier {
     void (*prepare)(msq_grid *grid);
 
     /* Unpack groups first … first + groups − 1 of a layer: 64 int8 weights each, `stride` bytes from group to group. */
-    void (*unpack)(const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights, size_t stride);
+    void (*unpack)(const msq_grid *grid, const uint8_t *packed, size_t first, int32_t groups, int8_t *weights,
+                   size_t stride);
 
     /* sums[r · panels · 16 + n] = Σ x · w over the runs of every row, or += where there were more. x: flipped; weights:
      * unpacked panels, interleaved group by group. */
@@ -94,7 +95,7 @@ typedef struct msq_tier {
      * most msq_window_weights bytes are written. */
     void (*arrange)(const msq_window *window, const uint8_t *flat, size_t step, int8_t *weights);
 
-    /* Sums of columns pixels of y that follow one another, window->channels each; x: flipped, the first one's window. */
+    /* Sums of consecutive pixels of y, window->channels each; x: flipped, the first one's window. */
     void (*depthwise)(const msq_grid *grid, const msq_window *window, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums);
 
