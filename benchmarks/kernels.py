@@ -55,13 +55,15 @@ def main(
 
 
 def interleaved(sessions: dict[str, Session], shape: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every run, the sessions in turn, without the first few."""
-    x = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    """Return the seconds of every run, without the first few; every round takes the sessions in an order of its own."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, *shape)).astype(np.float32)
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for index in range(rounds + WARM_UP):
-        for name, session in sessions.items():
+        # What ran before leaves the caches to the next one: no session always follows the same.
+        for name in random.permutation(list(sessions)):
             began = time.perf_counter()
-            session.run(None, {"x": x})
+            sessions[name].run(None, {"x": x})
             if index >= WARM_UP:
                 times[name].append(time.perf_counter() - began)
     return times
