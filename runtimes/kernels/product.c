@@ -6,7 +6,7 @@
 enum {
     CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
     ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
-    FAR_BYTES = 1 << 20,  /* packed weights larger than this are fetched into the second cache ahead of their use */
+    FAR_BYTES = 1 << 19,  /* packed weights larger than this are fetched into the second cache ahead of their use */
 };
 
 /* What a thread has of its own. */
