@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msq.errors import BundleError, DeviceError, MsqError
 from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor
 
-ABI = 1
+ABI = 2
 KERNELS = Path(__file__).parent / "kernels" / "lib"
 """Where `make kernels` puts the library, in a folder for each processor."""
 LIBRARY_VARIABLE = "MSQ_KERNELS_LIBRARY"
