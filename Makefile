@@ -115,7 +115,7 @@ wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both pr
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$(shell uname -m),$(@D),-DMSQ_SANITIZE=ON)
 
-sanitize: $(DEV_SETUP) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
+sanitize: $(DEV_SETUP) $(KERNELS) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
@@ -153,7 +153,7 @@ bench-avx2: $(BENCH_SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX R
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(BENCH_SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
 bench-counts: $(BENCH_SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar

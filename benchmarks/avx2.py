@@ -57,8 +57,8 @@ def main(
         )
         for width in bits
     ]
-    settings = {"rounds": rounds, "widths": bits, "tier": kernels().tier(), "rival": onnxruntime.__file__, "threads": 1}
-    raise SystemExit(finish(here, settings, figures, bars, out))
+    settings = {"rounds": rounds, "widths": bits, "tier": kernels().tier(), "threads": 1}
+    raise SystemExit(finish(here, settings, figures, bars, out, target="avx2"))
 
 
 def _run_on_copy(tier: str) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import torch
 import typer
 import yaml
@@ -27,6 +26,7 @@ from rich.table import Table
 
 import runtimes
 from benchmarks.kernels import interleaved
+from benchmarks.ort import session
 from benchmarks.result import Bar, at_most, finish
 from export.bundle import export
 from msq.checkpoint import Checkpoint, InputSpec
@@ -101,10 +101,7 @@ class _Onnx:
     """A file that takes images channels first."""
 
     def __init__(self, path: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = session(str(path))
         self.bytes = path.stat().st_size
 
     def run(self, _: None, inputs: dict[str, Any]) -> Any:
