@@ -84,6 +84,7 @@ static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *b
 }
 
 #define TIER_HAS_DEPTHWISE
+#define TIER_HAS_ARRANGE
 #define INPUT uint8_t
 
 #define SUM_512(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
@@ -135,5 +136,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -21,5 +21,5 @@ static bool supported(void) {
 
 const msq_tier msq_avxvnni = {
     "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 1, {6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

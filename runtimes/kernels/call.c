@@ -128,7 +128,7 @@ msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output) {
 }
 
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
-                   int32_t output, int32_t count, int8_t *codes) {
+                int32_t output, int32_t count, int8_t *codes) {
     const size_t outputs = (size_t)w->layer->spec.outputs;
     const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row;
     const size_t at = pixel * outputs + (size_t)output;

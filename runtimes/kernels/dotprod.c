@@ -45,5 +45,5 @@ static bool supported(void) { return getauxval(AT_HWCAP) & (1ul << 20); /* ASIMD
 
 const msq_tier msq_dotprod = {
     "dotprod", "the dot product instructions of ARMv8.2", supported, 0, 1, {TILE_ROWS},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

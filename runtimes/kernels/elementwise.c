@@ -5,30 +5,26 @@
 #include "msq_kernels.h"
 #include "tier.h"
 
-static msq_status checked(const msq_arithmetic *a, int32_t p_step, int32_t q_step, const msq_tier **tier) {
-    *tier = msq_current_tier();
-    if (*tier == NULL) return MSQ_UNSUPPORTED;
+static msq_status combine(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
+                          const int8_t *q, int32_t q_step, int8_t *y) {
+    const msq_tier *tier = msq_current_tier();
+    if (tier == NULL) return MSQ_UNSUPPORTED;
     const int32_t zeros[] = {a->p_zero, a->q_zero, a->zero, a->low, a->high};
     for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++)
         if (zeros[i] < -128 || zeros[i] > 127) return msq_fail(MSQ_INVALID, "a zero point or a limit of %d", zeros[i]);
     if ((p_step | q_step) & ~1) return msq_fail(MSQ_INVALID, "steps of %d and %d; each is 0 or 1", p_step, q_step);
+    if (count) tier->combine(product, a, count, p, p_step, q, q_step, y);
     return MSQ_OK;
 }
 
 msq_status msq_add(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
                    int32_t q_step, int8_t *y) {
-    const msq_tier *tier;
-    const msq_status status = checked(a, p_step, q_step, &tier);
-    if (status == MSQ_OK && count) tier->add(a, count, p, p_step, q, q_step, y);
-    return status;
+    return combine(false, a, count, p, p_step, q, q_step, y);
 }
 
 msq_status msq_multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
                         int32_t q_step, int8_t *y) {
-    const msq_tier *tier;
-    const msq_status status = checked(a, p_step, q_step, &tier);
-    if (status == MSQ_OK && count) tier->multiply(a, count, p, p_step, q, q_step, y);
-    return status;
+    return combine(true, a, count, p, p_step, q, q_step, y);
 }
 
 void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *y) {

@@ -2,26 +2,23 @@
  * eight inputs by two outputs of eight weights. A tile's rows go in pairs; layers of few rows use the dot product. */
 #include "neon_dot.h"
 
-
 #include "loops.h"
 
 /* The low and the high halves of two registers. */
 #define LOW_HALVES(a, b) vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)))
 #define HIGH_HALVES(a, b) vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)))
 
-enum { VECTORS = PANEL / LANES };
-
 /* Two groups' inputs of a pair of rows by their weights; `second`: of the other group, in which NULL stands for zeros.
  * sums[2 · v + h]: outputs 4 · v + 2 · h and the next of the first row, then of the second. */
 INLINE void matrix_step(const int pairs, const int8x16_t *x, const int8_t *first, const int8_t *second,
                         int32x4_t *sums) {
-    UNROLL for (int v = 0; v < VECTORS; v++) {
+    UNROLL for (int v = 0; v < VECS; v++) {
         const int32x4_t one = vreinterpretq_s32_s8(vld1q_s8(first + 16 * v));
         const int32x4_t two = second ? vreinterpretq_s32_s8(vld1q_s8(second + 16 * v)) : vdupq_n_s32(0);
         const int8x16_t low = vreinterpretq_s8_s32(vzip1q_s32(one, two));
         const int8x16_t high = vreinterpretq_s8_s32(vzip2q_s32(one, two));
         UNROLL for (int p = 0; p < pairs; p++) {
-            int32x4_t *sum = sums + 2 * (p * VECTORS + v);
+            int32x4_t *sum = sums + 2 * (p * VECS + v);
             sum[0] = vmmlaq_s32(sum[0], x[p], low);
             sum[1] = vmmlaq_s32(sum[1], x[p], high);
         }
@@ -39,12 +36,12 @@ INLINE int8x16_t pair_of(const uint8_t *first, const uint8_t *second, const size
 INLINE void matrix_tile(const int rows, const uint8_t *const *x, const msq_run *runs, int32_t run_count,
                         const int8_t *weights, bool more, int32_t *out) {
     const int pairs = (rows + 1) / 2;
-    int32x4_t sums[3 * 2 * VECTORS];
+    int32x4_t sums[3 * 2 * VECS];
     const uint8_t *row[6];
     /* The last of an odd number of rows is multiplied twice. */
     UNROLL for (int r = 0; r < 2 * pairs; r++) row[r] = x[r < rows ? r : rows - 1];
-    UNROLL for (int i = 0; i < pairs * VECTORS; i++) {
-        const int r = i / VECTORS * 2, next = r + 1 < rows ? r + 1 : r, at = i % VECTORS * LANES;
+    UNROLL for (int i = 0; i < pairs * VECS; i++) {
+        const int r = i / VECS * 2, next = r + 1 < rows ? r + 1 : r, at = i % VECS * LANES;
         const int32x4_t one = more ? LOAD(out + r * PANEL + at) : ZERO();
         const int32x4_t two = more ? LOAD(out + next * PANEL + at) : ZERO();
         sums[2 * i] = LOW_HALVES(one, two);
@@ -74,8 +71,8 @@ INLINE void matrix_tile(const int rows, const uint8_t *const *x, const msq_run *
             weights += ATOM;
         }
     }
-    UNROLL for (int i = 0; i < pairs * VECTORS; i++) {
-        const int r = i / VECTORS * 2, at = i % VECTORS * LANES;
+    UNROLL for (int i = 0; i < pairs * VECS; i++) {
+        const int r = i / VECS * 2, at = i % VECS * LANES;
         STORE(out + r * PANEL + at, LOW_HALVES(sums[2 * i], sums[2 * i + 1]));
         if (r + 1 < rows) STORE(out + (r + 1) * PANEL + at, HIGH_HALVES(sums[2 * i], sums[2 * i + 1]));
     }
@@ -96,5 +93,5 @@ static bool supported(void) { return getauxval(AT_HWCAP2) & (1ul << 13); /* I8MM
 
 const msq_tier msq_i8mm = {
     "i8mm", "the 8-bit matrix instructions of ARMv8.6", supported, 0, 1, {6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -13,7 +13,8 @@
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
  *   INPUT                      type of an input that is not flipped back: int8_t, if not defined
  *   TIER_HAS_TILE              where it has its own `tile`
- *   TIER_HAS_DEPTHWISE         where it has its own held_arrange and held_depthwise, for windows that is_held() says
+ *   TIER_HAS_DEPTHWISE         where it has its own held_depthwise, for windows that is_held() says
+ *   TIER_HAS_ARRANGE           where held_depthwise has its own order of weights, made by held_arrange
  *   TIER_HAS_REQUANTIZE        where it has its own `requantize`
  *   TIER_IS_SMALL              where loops are better left loops
  */
@@ -248,32 +249,27 @@ INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t 
     }
 }
 
-#ifdef TIER_HAS_DEPTHWISE
 static void arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
-    if (is_held(w))
+#ifdef TIER_HAS_ARRANGE
+    if (is_held(w)) {
         held_arrange(w, flat, step, weights);
-    else
-        plain_arrange(w, flat, step, weights);
-}
-
-static void depthwise(const msq_grid *grid, const msq_window *w, int32_t columns, const uint8_t *x,
-                      const int8_t *weights, int32_t *sums) {
-    if (is_held(w))
-        held_depthwise(grid, w, columns, x, weights, sums);
-    else
-        plain_depthwise(w, columns, x, weights, sums);
-}
-#else
-static void arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
+        return;
+    }
+#endif
     plain_arrange(w, flat, step, weights);
 }
 
 static void depthwise(const msq_grid *grid, const msq_window *w, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums) {
     (void)grid;
+#ifdef TIER_HAS_DEPTHWISE
+    if (is_held(w)) {
+        held_depthwise(grid, w, columns, x, weights, sums);
+        return;
+    }
+#endif
     plain_depthwise(w, columns, x, weights, sums);
 }
-#endif
 
 INLINE float within(float value, float low, float high) {
     value = value < low ? low : value;
@@ -331,8 +327,8 @@ static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int3
 #endif
 
 /* PANEL codes of a sum or a product. p_one, q_one: one code for all. */
-INLINE void combine(const bool product, const bool p_one, const bool q_one, const msq_arithmetic *a, const int8_t *p,
-                    const int8_t *q, int8_t *y) {
+INLINE void combine_panel(const bool product, const bool p_one, const bool q_one, const msq_arithmetic *a, const int8_t *p,
+                          const int8_t *q, int8_t *y) {
     const float low = (float)(a->low - a->zero), high = (float)(a->high - a->zero);
     const float p_ratio = a->p_ratio, q_ratio = a->q_ratio, multiplier = a->multiplier;
     const int32_t p_zero = a->p_zero, q_zero = a->q_zero, zero = a->zero;
@@ -351,12 +347,12 @@ INLINE void combine_all(const bool product, const bool p_one, const bool q_one, 
     const msq_arithmetic own = *arithmetic; /* y may be anything to a compiler, even this */
     size_t i = 0;
     for (; i + PANEL <= count; i += PANEL)
-        combine(product, p_one, q_one, &own, p_one ? p : p + i, q_one ? q : q + i, y + i);
+        combine_panel(product, p_one, q_one, &own, p_one ? p : p + i, q_one ? q : q + i, y + i);
     if (i == count) return;
     int8_t left[PANEL] = {0}, right[PANEL] = {0}, codes[PANEL];
     memcpy(left, p_one ? p : p + i, p_one ? 1 : count - i);
     memcpy(right, q_one ? q : q + i, q_one ? 1 : count - i);
-    combine(product, p_one, q_one, &own, left, right, codes);
+    combine_panel(product, p_one, q_one, &own, left, right, codes);
     memcpy(y + i, codes, count - i);
 }
 
@@ -372,12 +368,10 @@ INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t co
         combine_all(product, true, true, a, count, p, q, y);
 }
 
-static void add(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q, int32_t q_step,
-                int8_t *y) {
-    combine_steps(false, a, count, p, p_step, q, q_step, y);
-}
-
-static void multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
-                     int32_t q_step, int8_t *y) {
-    combine_steps(true, a, count, p, p_step, q, q_step, y);
+static void combine(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
+                    const int8_t *q, int32_t q_step, int8_t *y) {
+    if (product)
+        combine_steps(true, a, count, p, p_step, q, q_step, y);
+    else
+        combine_steps(false, a, count, p, p_step, q, q_step, y);
 }

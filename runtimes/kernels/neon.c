@@ -95,5 +95,5 @@ static bool supported(void) { return true; }
 
 const msq_tier msq_neon = {
     "neon", "NEON", supported, 0, 1, {TILE_ROWS},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -85,12 +85,6 @@ static inline bool is_held(const msq_window *w) {
     return true;
 }
 
-static void held_arrange(const msq_window *w, const uint8_t *flat, size_t step, int8_t *weights) {
-    const size_t channels = (size_t)w->channels;
-    const int32_t taps = w->height * w->width;
-    for (int32_t t = 0; t < taps; t++) memcpy(weights + (size_t)t * channels, flat + (size_t)t * step, channels);
-}
-
 /* Products of a few taps of 16 channels, `apart` bytes from tap to tap, summed in 16 bits before they are in 32. */
 static inline __attribute__((always_inline)) void add_taps(const int taps, const uint8_t *x, ptrdiff_t apart,
                                                            const int8_t *weights, ptrdiff_t step, int32x4_t *sums) {

@@ -6,7 +6,7 @@
 
 enum { MOST_INPUTS = 8 };
 
-/* An operator of domain "msq". `create` reads its constants into a kernel, of which `api` and `op` are filled in. */
+/* An operator of domain "msq". */
 typedef struct msq_operator {
     OrtCustomOp op; /* first: callbacks get its address */
     char name[24];

@@ -68,6 +68,5 @@ static bool supported(void) { return true; }
 
 const msq_tier msq_scalar = {
     "scalar", "nothing", supported, 0, 1, {2},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize,
-    add, multiply,
+    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -104,11 +104,9 @@ typedef struct msq_tier {
     void (*requantize)(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *epilogue,
                        int8_t *y, size_t step);
 
-    /* msq_add and msq_multiply. */
-    void (*add)(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q, int32_t q_step,
-                int8_t *y);
-    void (*multiply)(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
-                     int32_t q_step, int8_t *y);
+    /* msq_add, or of a product msq_multiply. */
+    void (*combine)(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
+                    const int8_t *q, int32_t q_step, int8_t *y);
 } msq_tier;
 
 extern const msq_tier msq_scalar;

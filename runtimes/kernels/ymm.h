@@ -63,5 +63,6 @@ static inline __attribute__((always_inline)) __m256i weights_of(const uint8_t *b
 }
 
 #define TIER_HAS_DEPTHWISE
+#define TIER_HAS_ARRANGE
 #define INPUT uint8_t
 #define BLOCKS(DO) DO(32) DO(16)
