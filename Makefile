@@ -61,7 +61,7 @@ $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
 # With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime,$(RUNTIME)),$(KERNELS))
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -101,12 +101,13 @@ define zig_build
 	$(VENV)/bin/cmake --build $(2)
 endef
 
-KERNEL_SOURCES := $(wildcard runtimes/kernels/*.*)
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
 
-runtimes/kernels/lib/%/libmsq_kernels.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
+runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,build/kernels/$*)
 	@# Moved, not written over: a program may have the last one in use.
-	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@.new && mv $@.new $@
+	@mkdir -p $(@D) && for library in kernels native; do \
+	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
 
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .

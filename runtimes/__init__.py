@@ -32,7 +32,7 @@ class Adapter(Protocol):
     LOWERING: str
     """Name of the export lowering whose bundles it loads."""
     MODE: str
-    """stock (the runtime as released), hook (with our packed kernels) or oracle."""
+    """stock (the runtime as released), hook (with our packed kernels), native (our own) or oracle."""
     PACKAGES: Sequence[str]
     """Distributions a board needs beside numpy, pinned as the host has them."""
 
