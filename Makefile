@@ -19,7 +19,7 @@ SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
 BENCH_SETUP := $(VENV)/.installed-bench
-KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so)
+KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
@@ -90,31 +90,36 @@ $(BENCH_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[bench]
 	@touch $@
 
-kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
+kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
 
-# $(call zig_build,processor,folder,more options of CMake)
+# $(call zig_build,processor,C library,folder,more options of CMake,targets)
 define zig_build
-	$(VENV)/bin/cmake -S runtimes/kernels -B $(2) -G Ninja --log-level=WARNING \
+	$(VENV)/bin/cmake -S runtimes/kernels -B $(3) -G Ninja --log-level=WARNING \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/zig.cmake \
-	    -DMSQ_TARGET=$(1)-linux-gnu.2.17 $(3) \
+	    -DMSQ_TARGET=$(1)-linux-$(2) $(4) \
 	    -DMSQ_ZIG=$$($(PY) -c 'import pathlib, ziglang; print(pathlib.Path(ziglang.__file__).parent / "zig")')
-	$(VENV)/bin/cmake --build $(2)
+	$(VENV)/bin/cmake --build $(3) --target $(5)
 endef
 
 KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
 
 runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,build/kernels/$*)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
 	@# Moved, not written over: a program may have the last one in use.
 	@mkdir -p $(@D) && for library in kernels native; do \
 	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
+
+# Static, by musl: it runs where there is nothing else.
+runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,musl,build/kernels/$*-static,,msq-run)
+	@mkdir -p $(@D) && cp build/kernels/$*-static/msq-run $@.new && mv $@.new $@
 
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
 # Stops where a calculation is undefined.
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$(shell uname -m),$(@D),-DMSQ_SANITIZE=ON)
+	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,msq_kernels msq_native)
 
 sanitize: $(DEV_SETUP) $(KERNELS) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc

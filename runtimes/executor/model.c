@@ -1,59 +1,21 @@
 /* A loaded model: its files, its arena, and the walk over its nodes. */
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "files.h"
 #include "operators.h"
 #include "schedule.h"
 
-/* A file mapped to be read. */
-typedef struct {
-    uint8_t *at;
-    size_t size;
-} mapping;
-
 struct msq_model {
     msq_graph graph;
-    mapping text, weights;
+    msq_mapping text, weights;
     uint8_t *arena;
     msq_watcher watcher;
     void *context;
     bool is_timed;
 };
-
-static msq_status map(mapping *file, const char *folder, const char *name) {
-    char path[4096];
-    struct stat found;
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path)
-        return msq_fail(MSQ_FILE, "%.80s…: the path is too long", folder);
-    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return msq_fail(MSQ_FILE, "%.200s: %s", path, strerror(errno));
-    msq_status status = MSQ_OK;
-    if (fstat(descriptor, &found) || !S_ISREG(found.st_mode)) {
-        status = msq_fail(MSQ_FILE, "%.200s: not a file", path);
-    } else if (found.st_size > 0) {
-        file->size = (size_t)found.st_size;
-        file->at = mmap(NULL, file->size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        if (file->at == MAP_FAILED) {
-            file->at = NULL;
-            status = msq_fail(MSQ_MEMORY, "%.200s: it cannot be mapped: %s", path, strerror(errno));
-        }
-    }
-    close(descriptor);
-    return status;
-}
-
-static void unmap(mapping *file) {
-    if (file->at) munmap(file->at, file->size);
-    *file = (mapping){0};
-}
 
 /* Say in which file the last failure is. */
 static msq_status in_file(msq_status status, const char *folder) {
@@ -66,7 +28,7 @@ static msq_status in_file(msq_status status, const char *folder) {
 static msq_status load(msq_model *model, const char *folder, const msq_options *options) {
     msq_graph *graph = &model->graph;
     msq_status status;
-    if ((status = map(&model->text, folder, "model.json")) || (status = map(&model->weights, folder, "weights.bin")) ||
+    if ((status = msq_map(&model->text, folder, "model.json")) || (status = msq_map(&model->weights, folder, "weights.bin")) ||
         (status = msq_threads_create(options->threads, &graph->threads)))
         return status;
     graph->weights = model->weights.at;
@@ -76,7 +38,7 @@ static msq_status load(msq_model *model, const char *folder, const msq_options *
         return in_file(status, folder);
     /* All that was read lives in the graph now. */
     msq_json_free(&graph->json);
-    unmap(&model->text);
+    msq_unmap(&model->text);
     const size_t bytes = (graph->arena_bytes + ATOM) / ATOM * ATOM;
     model->arena = aligned_alloc(ATOM, bytes);
     if (model->arena == NULL) return msq_fail(MSQ_MEMORY, "no memory for an arena of %zu bytes", bytes);
@@ -105,8 +67,8 @@ msq_status msq_model_load(const char *folder, const msq_options *options, msq_mo
 void msq_model_free(msq_model *model) {
     if (model == NULL) return;
     msq_graph_free(&model->graph);
-    unmap(&model->text);
-    unmap(&model->weights);
+    msq_unmap(&model->text);
+    msq_unmap(&model->weights);
     free(model->arena);
     free(model);
 }
