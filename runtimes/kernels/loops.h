@@ -16,7 +16,7 @@
  *   TIER_HAS_DEPTHWISE         where it has its own held_depthwise, for windows that is_held() says
  *   TIER_HAS_ARRANGE           where held_depthwise has its own order of weights, made by held_arrange
  *   TIER_HAS_REQUANTIZE        where it has its own `requantize`
- *   TIER_IS_SMALL              where loops are better left loops
+ *   TIER_IS_SMALL              where loops are left loops, and widths and numbers of rows variables
  */
 #include <string.h>
 
@@ -34,6 +34,9 @@
 #define VECS (PANEL / LANES)
 
 /* Do CALL(width) with the width as a literal, so that each has a loop of its own. */
+#if defined(TIER_IS_SMALL)
+#define FOR_WIDTH(width, CALL) CALL(width);
+#else
 #define FOR_WIDTH(width, CALL) \
     switch (width) { \
         case 1: CALL(1); return; \
@@ -46,6 +49,7 @@
         case 8: CALL(8); return; \
         default: __builtin_unreachable(); \
     }
+#endif
 
 #ifndef TIER_HAS_TILE
 INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
@@ -138,21 +142,16 @@ INLINE void unpack_of(const int bits, const msq_grid *grid, const uint8_t *packe
     const GRID *const made = (const void *)grid->made;
     packed += first / GROUPS * (size_t)bits * ATOM;
     /* A panel may begin and end within a block: of such ones all is unpacked, and what belongs to it is taken. */
-    for (int32_t skip = (int32_t)(first % GROUPS); groups > 0; skip = 0) {
-        if (skip == 0 && groups >= GROUPS) {
-            unpack_blocks(bits, made, packed, groups / GROUPS, weights, stride);
-            packed += groups / GROUPS * bits * ATOM;
-            weights += (size_t)(groups / GROUPS * GROUPS) * stride;
-            groups %= GROUPS;
-            continue;
-        }
+    for (int32_t skip = (int32_t)(first % GROUPS), taken; groups > 0; groups -= taken, skip = 0) {
         _Alignas(ATOM) int8_t block[GROUPS * ATOM];
-        const int32_t taken = groups < GROUPS - skip ? groups : GROUPS - skip;
-        unpack_blocks(bits, made, packed, 1, block, ATOM);
-        for (int32_t i = 0; i < taken; i++) memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
-        packed += bits * ATOM;
+        const bool whole = skip == 0 && groups >= GROUPS;
+        const int32_t blocks = whole ? groups / GROUPS : 1;
+        unpack_blocks(bits, made, packed, blocks, whole ? weights : block, whole ? stride : ATOM);
+        taken = whole ? blocks * GROUPS : groups < GROUPS - skip ? groups : GROUPS - skip;
+        for (int32_t i = 0; !whole && i < taken; i++)
+            memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
+        packed += blocks * bits * ATOM;
         weights += (size_t)taken * stride;
-        groups -= taken;
     }
 }
 
@@ -180,17 +179,15 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, const msq_
             now[2 * r] = LOAD_16(x[r] + block * BLOCK);
             now[2 * r + 1] = LOAD_16(x[r] + block * BLOCK + 16);
         }
-#define FUSED_GROUP(group) \
-    UNROLL for (int v = 0; v < VECS; v++) { \
-        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, own); \
-        UNROLL for (int r = 0; r < rows; r++) { \
-            VEC *sum = &sums[(r * VECS + v) * chains + (group) % chains]; \
-            *sum = DOT(*sum, w, now[2 * r + (group) / 4], (group) % 4, wide); \
-        } \
-    }
-        FUSED_GROUP(0) FUSED_GROUP(1) FUSED_GROUP(2) FUSED_GROUP(3)
-        FUSED_GROUP(4) FUSED_GROUP(5) FUSED_GROUP(6) FUSED_GROUP(7)
-#undef FUSED_GROUP
+        UNROLL for (int group = 0; group < GROUPS; group++) {
+            UNROLL for (int v = 0; v < VECS; v++) {
+                const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, own);
+                UNROLL for (int r = 0; r < rows; r++) {
+                    VEC *sum = &sums[(r * VECS + v) * chains + group % chains];
+                    *sum = DOT(*sum, w, now[2 * r + group / 4], group % 4, wide);
+                }
+            }
+        }
     }
     UNROLL for (int i = 0; i < rows * VECS; i++) {
         VEC sum = ZERO();
@@ -203,13 +200,16 @@ INLINE void fused_rows(const int bits, const msq_grid *grid, int32_t rows, const
                        const uint8_t *packed, int32_t *sums) {
     /* One bit more where a = 2; both grids of a width are of one instance, so the wider counts. */
     const bool wide = bits > 6;
+#if defined(TIER_IS_SMALL)
+    fused_of(bits, rows, wide, grid, x, blocks, packed, sums);
+#else
     switch (rows) {
         case 1: fused_of(bits, 1, wide, grid, x, blocks, packed, sums); return;
         case 2: fused_of(bits, 2, wide, grid, x, blocks, packed, sums); return;
-        case 3: fused_of(bits, 3, wide, grid, x, blocks, packed, sums); return;
         case 4: fused_of(bits, 4, wide, grid, x, blocks, packed, sums); return;
         default: __builtin_unreachable();
     }
+#endif
 }
 
 static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
@@ -358,6 +358,9 @@ INLINE void combine_all(const bool product, const bool p_one, const bool q_one, 
 
 INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
                           const int8_t *q, int32_t q_step, int8_t *y) {
+#if defined(TIER_IS_SMALL)
+    combine_all(product, !p_step, !q_step, a, count, p, q, y);
+#else
     if (count == 1 || (p_step && q_step))
         combine_all(product, false, false, a, count, p, q, y);
     else if (p_step)
@@ -366,6 +369,7 @@ INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t co
         combine_all(product, true, false, a, count, p, q, y);
     else
         combine_all(product, true, true, a, count, p, q, y);
+#endif
 }
 
 static void combine(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,

@@ -87,7 +87,7 @@ typedef struct msq_tier {
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
 
     /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
-     * where a block holds other panels' groups; 1..4 rows. */
+     * where a block holds other panels' groups; 1, 2 or 4 rows. */
     void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums);
 
