@@ -128,44 +128,29 @@ msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output) {
 }
 
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
-                int32_t output, int32_t count, int8_t *codes) {
+                int32_t output, int32_t count) {
     const size_t outputs = (size_t)w->layer->spec.outputs;
     const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row;
     const size_t at = pixel * outputs + (size_t)output;
-    const int32_t padded = (int32_t)msq_rounded((size_t)count, PANEL);
-    const msq_residual *residual = w->call->residual;
-    if (w->call->y && padded == count) {
-        e->values = residual ? residual->values + at : NULL;
+    if (w->call->y) {
+        e->values = w->call->residual ? w->call->residual->values + at : NULL;
         w->layer->tier->requantize(sums, (size_t)step, rows, count, e, w->call->y + at, outputs);
         return;
     }
-    for (int32_t r = 0; r < rows; r++, sums += step) {
-        const size_t to = at + (size_t)r * outputs;
-        if (w->call->sums) {
-            for (int32_t i = 0; i < count; i++)
-                w->call->sums[to + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
-            continue;
-        }
-        e->values = NULL;
-        if (residual) {
-            memcpy(codes + padded, residual->values + to, (size_t)count);
-            e->values = codes + padded;
-        }
-        w->layer->tier->requantize(sums, 0, 1, padded, e, codes, 0);
-        memcpy(w->call->y + to, codes, (size_t)count);
-    }
+    int32_t *to = w->call->sums + at;
+    for (; rows > 0; rows--, sums += step, to += outputs)
+        for (int32_t i = 0; i < count; i++) to[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
 }
 
 /* Part: one row of y of a layer without bits. */
 static void write_bias(void *context, int32_t part, int32_t thread) {
     msq_work *w = context;
     int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
-    int8_t *codes = (int8_t *)(sums + TILE_OUTPUTS);
     memset(sums, 0, TILE_OUTPUTS * sizeof *sums);
     for (int32_t n = 0; n < w->layer->spec.outputs; n += TILE_OUTPUTS) {
         const int32_t left = w->layer->spec.outputs - n;
         msq_epilogue e = msq_epilogue_of(w, n);
-        msq_finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
+        msq_finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS);
     }
 }
 

@@ -54,10 +54,9 @@ const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x)
 /* What outputs from `output` on are made of their sums by. */
 msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output);
 
-/* Write `count` outputs of rows from their sums, of which each row has `step`. codes: room for count, rounded up to
- * whole panels, twice. */
+/* Write `count` outputs of rows from their sums, of which each row has `step`. */
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
-                int32_t output, int32_t count, int8_t *codes);
+                int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
  * MSQ_INVALID: more parts than can be counted. */

@@ -281,48 +281,47 @@ INLINE float code_of(int32_t sum, int32_t bias, float multiplier, float low, flo
     return within((float)(int32_t)((uint32_t)sum + (uint32_t)bias) * multiplier, low, high);
 }
 
-/* From output `from` on. */
-INLINE void plain_requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t from, int32_t count,
-                             const msq_epilogue *e, int8_t *y, size_t step) {
-    const int32_t *const bias = e->bias;
-    const float *const multiplier = e->multiplier;
-    const int8_t *values = e->values;
-    const float low = e->low, high = e->high;
-    const int32_t zero = e->zero;
-    if (values == NULL) {
-        for (; rows > 0; rows--, sums += sums_step, y += step) {
-            for (int32_t n = from; n < count; n += PANEL) {
-                int8_t codes[PANEL];
-                for (int i = 0; i < PANEL; i++) {
-                    const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
-                    codes[i] = (int8_t)((int32_t)__builtin_rintf(code) + zero);
-                }
-                memcpy(y + n, codes, PANEL);
-            }
+#ifndef TIER_HAS_REQUANTIZE
+/* PANEL outputs from the n-th on. values: of the residual addition, if it `adds`. */
+INLINE void codes_of(const bool adds, const int32_t *sums, int32_t n, const int8_t *values, const msq_epilogue *e,
+                     int8_t *codes) {
+    const float low = adds ? (float)(e->sum_low - e->sum_zero) : e->low;
+    const float high = adds ? (float)(e->sum_high - e->sum_zero) : e->high;
+    const int32_t zero = adds ? e->sum_zero : e->zero;
+    for (int i = 0; i < PANEL; i++) {
+        float code = code_of(sums[n + i], e->bias[n + i], e->multiplier[n + i], e->low, e->high);
+        if (adds) {
+            const float left = __builtin_rintf(__builtin_rintf(code) * e->ratio);
+            code = within(left + __builtin_rintf((float)(values[i] - e->residual_zero) * e->residual_ratio), low, high);
         }
-        return;
-    }
-    const float ratio = e->ratio, residual_ratio = e->residual_ratio;
-    const int32_t residual_zero = e->residual_zero, sum_zero = e->sum_zero;
-    const float sum_low = (float)(e->sum_low - sum_zero), sum_high = (float)(e->sum_high - sum_zero);
-    for (; rows > 0; rows--, sums += sums_step, y += step, values += step) {
-        for (int32_t n = from; n < count; n += PANEL) {
-            int8_t codes[PANEL];
-            for (int i = 0; i < PANEL; i++) {
-                const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
-                const float left = __builtin_rintf(__builtin_rintf(code) * ratio);
-                const float right = __builtin_rintf((float)(values[n + i] - residual_zero) * residual_ratio);
-                codes[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + sum_zero);
-            }
-            memcpy(y + n, codes, PANEL);
-        }
+        codes[i] = (int8_t)((int32_t)__builtin_rintf(code) + zero);
     }
 }
 
-#ifndef TIER_HAS_REQUANTIZE
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *epilogue, int8_t *y, size_t step) {
+    const msq_epilogue e = *epilogue; /* y may be anything to a compiler, even this */
+    const int8_t *values = e.values;
+    for (; rows > 0; rows--, sums += sums_step, y += step, values += adds ? step : 0) {
+        int32_t n = 0;
+        int8_t codes[PANEL], others[PANEL] = {0};
+        for (; n + PANEL <= count; n += PANEL) {
+            codes_of(adds, sums, n, values + n, &e, codes);
+            memcpy(y + n, codes, PANEL);
+        }
+        if (n == count) continue;
+        if (adds) memcpy(others, values + n, (size_t)(count - n));
+        codes_of(adds, sums, n, others, &e, codes);
+        memcpy(y + n, codes, (size_t)(count - n));
+    }
+}
+
 static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
                        int8_t *y, size_t step) {
-    plain_requantize(sums, sums_step, rows, 0, count, e, y, step);
+    if (e->values)
+        requantize_by(true, sums, sums_step, rows, count, e, y, step);
+    else
+        requantize_by(false, sums, sums_step, rows, count, e, y, step);
 }
 #endif
 

@@ -14,7 +14,7 @@ typedef struct {
     int64_t *chunk; /* whose rows `x` are of: a number over all groups, or −1 */
     const uint8_t **x;
     int32_t *sums;
-    int8_t *codes, *weights;
+    int8_t *weights;
     uint8_t *gathered;
 } lane;
 
@@ -30,7 +30,7 @@ static size_t gathered_bytes(const msq_layer *layer) {
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows;
     const size_t sizes[] = {
-        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums, 2 * TILE_OUTPUTS,
+        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums,
         rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : 0,
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -43,9 +43,8 @@ static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
         .chunk = (int64_t *)at[0],
         .weights = (int8_t *)at[1],
         .sums = (int32_t *)at[2],
-        .codes = (int8_t *)at[3],
-        .x = (const uint8_t **)at[4],
-        .gathered = at[5],
+        .x = (const uint8_t **)at[3],
+        .gathered = at[4],
     };
     return bytes;
 }
@@ -216,8 +215,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
             int32_t *const sums = own->sums + row * panels * PANEL;
             tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
             if (last)
-                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count,
-                           own->codes);
+                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count);
         }
     }
 }
@@ -235,7 +233,7 @@ static void multiply_fused(const msq_work *w, const lane *own, const outputs_of 
         /* Three are four with the last twice, which costs less than code for three. */
         for (int32_t r = 0; r < 4; r++) x[r] = own->x[row + (r < rows ? r : rows - 1)] - skip * GROUP;
         layer->tier->fused(&layer->grid, rows == 3 ? 4 : rows, x, blocks, packed, own->sums);
-        msq_finish(w, &e, own->sums + o->skip, PANEL, first_row + row, rows, o->output, o->count, own->codes);
+        msq_finish(w, &e, own->sums + o->skip, PANEL, first_row + row, rows, o->output, o->count);
     }
 }
 

@@ -99,8 +99,8 @@ typedef struct msq_tier {
     void (*depthwise)(const msq_grid *grid, const msq_window *window, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums);
 
-    /* y of rows of count sums, a multiple of 16; from row to row it is sums_step sums, and step codes of y and of the
-     * epilogue's values. */
+    /* y of rows of count sums, which can be read up to a multiple of 16; from row to row it is sums_step sums, and step
+     * codes of y and of the epilogue's values. */
     void (*requantize)(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *epilogue,
                        int8_t *y, size_t step);
 
