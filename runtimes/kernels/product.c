@@ -6,7 +6,7 @@
 enum {
     CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
     ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
-    FAR_BYTES = 1 << 19,  /* packed weights larger than this are fetched into the second cache ahead of their use */
+    FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
 
 /* What a thread has of its own. */
@@ -212,7 +212,8 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         for (int32_t row = 0, rows; row < all; row += rows) {
             rows = all - row < most ? all - row : most;
             fetch(&a, lines);
-            int32_t *const sums = own->sums + row * panels * PANEL;
+            /* Of a whole row's inputs at once, sums need not be kept: they stay in the first cache. */
+            int32_t *const sums = own->sums + (last && before == 0 ? 0 : row) * panels * PANEL;
             tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
             if (last)
                 msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count);
