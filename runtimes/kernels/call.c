@@ -37,10 +37,11 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     if (w->images > call->batch) w->images = call->batch;
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
-    w->gathered = !depthwise && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
-    /* Gathered rows of a pointwise layer come from x at once; others from the staged images, behind which there is room
-     * to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = depthwise || padded || (w->gathered ? !pointwise : layer->tier->flip != 0);
+    w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
+    w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    /* Gathered rows of a pointwise layer come from x at once; others, and lines that end within a group, from the staged
+     * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
+    w->staged = depthwise || w->realigned || padded || (w->gathered ? !pointwise : layer->tier->flip != 0);
     w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];

@@ -31,6 +31,7 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */
     uint8_t *stage, *scratch;
@@ -48,6 +49,9 @@ static inline int32_t msq_ceil(int64_t size, int32_t by) { return (int32_t)((siz
 /* Whether rows are pixels of x as they lie. */
 bool msq_is_pointwise(const msq_layer_spec *spec);
 
+/* Whether the pixels of a line of taps follow one another. */
+static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);
 
@@ -59,7 +63,8 @@ void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t
                 int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
- * MSQ_INVALID: more parts than can be counted. */
+ * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. */
+bool msq_can_realign(const msq_layer *layer);
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
 
