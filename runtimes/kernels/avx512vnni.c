@@ -29,6 +29,7 @@ typedef struct {
 #define LOAD_4(p) (p)
 #define DOT(sum, weights, x, lane, wide) _mm512_dpbusd_epi32(sum, inputs_of((x) + 4 * (lane)), weights)
 #define WEIGHTS_OF(block, v, bits, group, grid) weights_of(block, bits, group, &(grid))
+#define FLIP 0x80
 #define TIER_SUMS 24
 #define TIER_TILES(TILE) \
     TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) \
@@ -186,6 +187,6 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avx512vnni = {
-    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {12, 12, 8, 6},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -38,10 +38,13 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
-    w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
-    /* Gathered rows of a pointwise layer come from x at once; others, and lines that end within a group, from the staged
+    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped. */
+    const bool single = layer->taps == 1 && !padded, sparse = single && !pointwise && layer->tier->flip;
+    w->gathered = !depthwise && !w->realigned &&
+                  (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS || sparse);
+    /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = depthwise || w->realigned || padded || (w->gathered ? !pointwise : layer->tier->flip != 0);
+    w->staged = depthwise || w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0);
     w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
@@ -73,8 +76,8 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     (void)thread;
     msq_work *w = context;
     const msq_layer_spec *s = &w->layer->spec;
-    const uint8_t flip = w->layer->tier->flip;
-    const uint8_t zero = (uint8_t)(s->input_zero ^ flip);
+    const msq_tier *tier = w->layer->tier;
+    const uint8_t zero = (uint8_t)(s->input_zero ^ tier->flip);
     const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
     const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
     uint8_t *to = w->stage + (size_t)part * (size_t)w->padded_width * wide;
@@ -89,11 +92,11 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     to += (size_t)s->padding[1] * wide;
     if (wide == channels) {
         const size_t size = (size_t)w->call->width * channels;
-        for (size_t i = 0; i < size; i++) to[i] = from[i] ^ flip;
+        tier->copy(from, size, to);
         to += size;
     } else {
         for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
-            for (size_t i = 0; i < channels; i++) to[i] = from[i] ^ flip;
+            tier->copy(from, channels, to);
             memset(to + channels, 0, wide - channels);
         }
     }

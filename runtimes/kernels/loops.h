@@ -10,6 +10,7 @@
  *   WEIGHTS_OF(block, v, bits, group, grid)  the weights of vector v of a group of a packed block
  *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
+ *   FLIP                       the tier's `flip`: 0, if not defined
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
  *   INPUT                      type of an input that is not flipped back: int8_t, if not defined
  *   TIER_HAS_TILE              where it has its own `tile`
@@ -32,6 +33,10 @@
 #endif
 
 #define VECS (PANEL / LANES)
+
+#ifndef FLIP
+#define FLIP 0
+#endif
 
 /* Do CALL(width) with the width as a literal, so that each has a loop of its own. */
 #if defined(TIER_IS_SMALL)
@@ -113,6 +118,10 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
     tile_sizes(false, rows, panels, x, runs, run_count, weights, more, sums);
 }
 #endif
+
+static void copy(const uint8_t *x, size_t count, uint8_t *to) {
+    for (size_t i = 0; i < count; i++) to[i] = x[i] ^ FLIP;
+}
 
 static void prepare(msq_grid *grid) {
     _Static_assert(sizeof(GRID) <= sizeof grid->made, "a grid has room for what this tier makes of it");

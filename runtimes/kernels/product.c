@@ -106,9 +106,8 @@ static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to
     uint8_t *const end = to + gathered_bytes(w->layer), *const row = to + BLOCK;
     memset(to, 0, BLOCK);
     to = row;
-    if (!w->staged) { /* a pointwise layer's: as it is */
-        const uint8_t flip = w->layer->tier->flip;
-        for (size_t i = 0; i < inputs; i++) to[i] = from[i] ^ flip;
+    if (!w->staged) { /* a single pixel's, as they are */
+        w->layer->tier->copy(from, inputs, to);
         to += inputs;
     }
     const bool joined = msq_is_joined(s);

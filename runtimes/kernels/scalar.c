@@ -65,6 +65,6 @@ static inline weights4 weights_of(const uint8_t *block, int bits, int group, sca
 static bool supported(void) { return true; }
 
 const msq_tier msq_scalar = {
-    "scalar", "nothing", supported, 0, 1, {2},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "scalar", "nothing", supported, FLIP, 1, {2},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -74,6 +74,9 @@ typedef struct msq_tier {
     int32_t panels;
     int32_t rows[MAX_PANELS];
 
+    /* Copy inputs, flipped. */
+    void (*copy)(const uint8_t *x, size_t count, uint8_t *to);
+
     /* Fill in grid->made. */
     void (*prepare)(msq_grid *grid);
 
