@@ -315,7 +315,7 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
         int32_t n = 0;
         int8_t codes[PANEL], others[PANEL] = {0};
         for (; n + PANEL <= count; n += PANEL) {
-            codes_of(adds, sums, n, values + n, &e, codes);
+            codes_of(adds, sums, n, adds ? values + n : NULL, &e, codes);
             memcpy(y + n, codes, PANEL);
         }
         if (n == count) continue;

@@ -192,8 +192,9 @@ static void fetch(ahead *a, size_t lines) {
         lines -= now;
         a->left -= now;
         if (a->left) return;
-        a->panels--;
-        a->at += a->step - a->lines * ATOM;
+        if (--a->panels == 0) return;
+        a->at -= a->lines * ATOM;
+        a->at += a->step;
         a->left = a->lines;
     }
 }
