@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import runtimes
 from devices import provision
 from export.bundle import export
 from msq.preprocessing import normalise
 from msq.recipe import RecipeFile
-from rich.console import Console
 from runtimes._kernels import KERNELS
 from train.fit import train
 

@@ -164,7 +164,9 @@ def test_a_model_that_lies_is_refused_by_name(bundle: Path, tmp_path: Path, mist
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1,}', "[" * 100, '{"schema_version": 1} 2', '"\\x"', "-"])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"schema_version": 1,}', "[" * 100, '{"schema_version": 1} 2', '"\\x"', "-"]
+)
 def test_what_is_no_json_is_refused_with_the_byte(bundle: Path, tmp_path: Path, text: str):
     with pytest.raises(BundleError, match=r"model\.json: not JSON at byte \d+"):
         native.load(altered(bundle, tmp_path, text), 1)
@@ -211,4 +213,4 @@ def test_a_model_altered_anywhere_runs_or_is_refused(bundle: Path, tmp_path_fact
         session = native.load(folder, 1)
         session.run(np.zeros((1, *SHAPE), np.float32))
     except MsqError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        assert "\n" not in str(error)
