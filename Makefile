@@ -121,12 +121,12 @@ wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both pr
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,msq_kernels msq_native)
 
-sanitize: $(DEV_SETUP) $(KERNELS) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
+sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so \
-	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py -k "not emulated"
+	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
+	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
 
 test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
@@ -159,7 +159,7 @@ bench-avx2: $(BENCH_SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX R
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(BENCH_SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(BENCH_SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
 bench-counts: $(BENCH_SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
