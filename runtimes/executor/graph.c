@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tier.h"
-
 enum { NEWEST_SCHEMA = 1, MOST_INPUTS = 1 << 16, MOST_TENSOR_BYTES = 1 << 30 };
 
 msq_status msq_node_fail(const msq_node *node, msq_status status, const char *format, ...) {

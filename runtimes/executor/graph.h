@@ -4,6 +4,7 @@
 
 #include "json.h"
 #include "msq_native.h"
+#include "tier.h"
 
 enum {
     MOST_NODES = 4096,
@@ -82,6 +83,7 @@ struct msq_model_graph {
     int32_t *inputs; /* of all nodes */
     int32_t input, output;
     msq_threads *threads;
+    const msq_tier *tier;
     msq_buffer *buffers;
     int32_t buffer_count;
     size_t arena_bytes, arena_bound;

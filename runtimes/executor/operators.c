@@ -44,11 +44,7 @@ static msq_status read_quantize(msq_graph *graph, msq_node *node, int32_t json) 
 
 static void run_quantize(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    const float *from = (const float *)x->data;
-    int8_t *to = (int8_t *)y->data;
-    const float scale = y->scale, low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
-    const int32_t zero = y->zero;
-    for (size_t i = 0; i < y->count; i++) to[i] = code_of(from[i] / scale, low, high, zero);
+    graph->tier->quantize(y->count, (const float *)x->data, y->scale, y->zero, node->low, node->high, (int8_t *)y->data);
 }
 
 static msq_status read_dequantize(msq_graph *graph, msq_node *node, int32_t json) {
@@ -184,7 +180,7 @@ static void run_max_pool(const msq_graph *graph, msq_node *node) {
                 const int32_t ix = ox * node->stride[1] - node->padding[1] + k % node->kernel[1];
                 if (iy < 0 || iy >= x->shape[0] || ix < 0 || ix >= x->shape[1]) continue;
                 const int8_t *from = (const int8_t *)x->data + ((size_t)iy * (size_t)x->shape[1] + (size_t)ix) * channels;
-                for (size_t c = 0; c < channels; c++) to[c] = from[c] > to[c] ? from[c] : to[c];
+                graph->tier->maximum(channels, from, to);
             }
         }
     }

@@ -3,7 +3,6 @@
 #define MSQ_OPERATORS_H
 
 #include "graph.h"
-#include "tier.h"
 
 static inline msq_tensor *msq_input_of(const msq_graph *graph, const msq_node *node, int32_t index) {
     return &graph->tensors[node->inputs[index]];

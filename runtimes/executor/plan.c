@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "graph.h"
-#include "tier.h"
 
 static size_t rounded(size_t bytes) { return (bytes + ATOM - 1) / ATOM * ATOM; }
 

@@ -188,5 +188,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {12, 12, 8, 6},
-    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

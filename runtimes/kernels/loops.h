@@ -387,3 +387,13 @@ static void combine(bool product, const msq_arithmetic *a, size_t count, const i
     else
         combine_steps(false, a, count, p, p_step, q, q_step, y);
 }
+
+static void quantize(size_t count, const float *x, float scale, int32_t zero, int32_t low, int32_t high, int8_t *y) {
+    const float least = (float)(low - zero), most = (float)(high - zero);
+    for (size_t i = 0; i < count; i++)
+        y[i] = (int8_t)((int32_t)__builtin_rintf(within(x[i] / scale, least, most)) + zero);
+}
+
+static void maximum(size_t count, const int8_t *x, int8_t *y) {
+    for (size_t i = 0; i < count; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+}

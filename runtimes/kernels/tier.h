@@ -110,6 +110,12 @@ typedef struct msq_tier {
     /* msq_add, or of a product msq_multiply. */
     void (*combine)(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
                     const int8_t *q, int32_t q_step, int8_t *y);
+
+    /* y = clamp(rint(x / scale) + zero), clamped to low..high. x holds no NaN. */
+    void (*quantize)(size_t count, const float *x, float scale, int32_t zero, int32_t low, int32_t high, int8_t *y);
+
+    /* y = the larger one of x and y. */
+    void (*maximum)(size_t count, const int8_t *x, int8_t *y);
 } msq_tier;
 
 extern const msq_tier msq_scalar;
