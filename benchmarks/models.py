@@ -202,8 +202,9 @@ def bars(figures: list[dict[str, Any]]) -> list[Bar]:
     """Return what whole models must reach."""
     found = []
     for name in dict.fromkeys(one["model"] for one in figures):
+        theirs = percentile(figures, name, "int8")
         for what, how, most in (("native", "on the native runtime", 0.85), ("packed", "through the hook", 1.05)):
-            ours, theirs = percentile(figures, name, what), percentile(figures, name, "int8")
+            ours = percentile(figures, name, what)
             ratio = None if ours is None or theirs is None else ours / theirs
             found.append(at_most(f"{name} {how}: time / ONNX Runtime int8", ratio, most))
     return found

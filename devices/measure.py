@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from devices.transport import Engine, Transport
 from msq.bundle import MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
-from msq.measurement import Device, Environment, Measurement, Prediction, TensorParity
+from msq.measurement import Device, Environment, Measurement, Prediction, RuntimeMode, TensorParity
 from msq.provenance import Figure, Kind, proportion
 
 KIND: dict[Engine, Kind] = {
@@ -100,7 +100,7 @@ def measure(
             manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
             runtime=runtime,
             runtime_version=first.runtime_version,
-            runtime_mode=cast(Literal["stock", "hook", "native", "oracle"], adapter.MODE),
+            runtime_mode=cast(RuntimeMode, adapter.MODE),
             device=_device(facts, transport),
             environment=Environment(
                 machine=first.machine,

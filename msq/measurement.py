@@ -6,6 +6,9 @@ from msq.artefact import Artefact, Strict
 from msq.bundle import Manifest
 from msq.provenance import Figure
 
+RuntimeMode = Literal["stock", "hook", "native", "oracle"]
+"""Whose code computed; runtimes.Adapter says what each is."""
+
 
 class Device(Strict):
     """What ran the model. facts are profile data (of the board that is meant), never observations."""
@@ -61,7 +64,7 @@ class Measurement(Artefact):
     manifest_sha256: str
     runtime: str
     runtime_version: str
-    runtime_mode: Literal["stock", "hook", "native", "oracle"]
+    runtime_mode: RuntimeMode
     device: Device
     environment: Environment
     parity: TensorParity

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError
+from msq.integer_model import IntegerModel
 from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor
 
 ABI = 2
@@ -21,6 +22,8 @@ KERNELS = Path(__file__).parent / "kernels" / "lib"
 LIBRARY_VARIABLE = "MSQ_KERNELS_LIBRARY"
 """Environment variable that names another file."""
 ALIGNMENT = 64
+CHANNEL_BYTES = 8
+"""Bytes that a prepared layer holds for a channel: its multiplier, and its bias with the zero point folded in."""
 _UNSUPPORTED, _ABI = 3, 5
 
 Array = NDArray[Any]
@@ -103,17 +106,7 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.c = ctypes.CDLL(str(path))
-            self.c.msq_kernels_abi.restype = c_uint32
-            found = int(self.c.msq_kernels_abi())
-        except (OSError, AttributeError) as error:
-            raise DeviceError(f"{path}: not the packed kernels: {error}", hint="make kernels builds them") from None
-        if found != ABI:
-            raise DeviceError(
-                f"{path}: the packed kernels have interface version {found}, wanted is {ABI}",
-                hint="make kernels builds them anew",
-            )
+        self.c = open_library(path, "the packed kernels", "msq_kernels_abi", ABI)
         self.c.msq_use_threads.argtypes = [c_int32]
         self.c.msq_use_threads.restype = None
         for name in ("msq_error", "msq_tier_name", "msq_built_tier"):
@@ -193,6 +186,26 @@ class Kernels:
         return BundleError(f"packed kernels: {reason}", hint="export the model again")
 
 
+def open_library(path: Path, what: str, version: str, wanted: int) -> Any:
+    """Return a C library of ours, whose function `version` tells that its interface is the wanted one.
+
+    Raises:
+        DeviceError: it cannot be loaded, or has another interface version.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        tell = getattr(library, version)
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"{path}: not {what}: {error}", hint="make kernels builds it") from None
+    tell.restype = c_uint32
+    if (found := int(tell())) != wanted:
+        raise DeviceError(
+            f"{path}: {what}, but with interface version {found}, wanted is {wanted}",
+            hint="make kernels builds it anew",
+        )
+    return library
+
+
 def library_path(name: str, variable: str) -> Path:
     """Return the file that an environment variable names, or the library of this processor that was built."""
     named = os.environ.get(variable)
@@ -203,6 +216,13 @@ def library_path(name: str, variable: str) -> Path:
 def kernels() -> Kernels:
     """Return the library of this processor, or what MSQ_KERNELS_LIBRARY names. Raises DeviceError."""
     return Kernels(library_path("libmsq_kernels.so", LIBRARY_VARIABLE))
+
+
+def resident(model: IntegerModel) -> tuple[int, str]:
+    """Return the bytes of the packed weights, mapped from their file, scales, biases, and constants of the kernels."""
+    layers = list(model.weighted())
+    held = sum(node.weight.packed.nbytes + CHANNEL_BYTES * node.weight.outputs for node in layers)
+    return model.parameter_bytes + held, "packed weights mapped from weights.bin; a panel is unpacked while it runs"
 
 
 class Threads:

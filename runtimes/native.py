@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError, UsageError
-from msq.integer_model import IntegerModel
-from runtimes._kernels import library_path
+from runtimes._kernels import library_path, open_library, resident
+
+__all__ = ["LOWERING", "MODE", "PACKAGES", "NativeSession", "libraries", "load", "resident", "version"]
 
 LOWERING = "integer"
 MODE = "native"
@@ -23,10 +24,8 @@ PACKAGES = ()
 ABI = 1
 LIBRARY_VARIABLE = "MSQ_NATIVE_LIBRARY"
 """Environment variable that names another file."""
-CHANNEL_BYTES = 8
-"""Bytes that a prepared layer holds for a channel: its multiplier, and its bias with the zero point folded in."""
 _RANK = 6
-_INVALID, _UNSUPPORTED, _ABI, _INPUT = 1, 3, 5, 8
+_UNSUPPORTED, _ABI, _INPUT = 3, 5, 8
 
 
 class _Options(ctypes.Structure):
@@ -100,13 +99,6 @@ def libraries() -> dict[str, str]:
     return {"packed kernels": name.decode()}
 
 
-def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return the bytes of the packed weights, mapped from their file, scales, biases, and constants of the kernels."""
-    layers = list(model.weighted())
-    held = sum(node.weight.packed.nbytes + CHANNEL_BYTES * node.weight.outputs for node in layers)
-    return model.parameter_bytes + held, "packed weights mapped from weights.bin; a panel is unpacked while it runs"
-
-
 def load(bundle: Path, threads: int) -> "NativeSession":
     """Load model.json and weights.bin of a bundle.
 
@@ -175,7 +167,6 @@ class NativeSession:
         watcher = _WATCHER(look)
         self._library.msq_model_watch(whole._model, watcher, None)
         whole.run(images)
-        self._library.msq_model_watch(whole._model, _WATCHER(), None)
         return {name: np.stack(values) for name, values in found.items()}
 
     def memory(self) -> Memory:
@@ -222,17 +213,7 @@ def _error(library: Any, status: int) -> MsqError:
 @functools.cache
 def _library() -> Any:
     path = library_path("libmsq_native.so", LIBRARY_VARIABLE)
-    try:
-        library = ctypes.CDLL(str(path))
-        library.msq_native_abi.restype = c_uint32
-        found = int(library.msq_native_abi())
-    except (OSError, AttributeError) as error:
-        raise DeviceError(f"{path}: not the native runtime: {error}", hint="make kernels builds it") from None
-    if found != ABI:
-        raise DeviceError(
-            f"{path}: the native runtime has interface version {found}, wanted is {ABI}",
-            hint="make kernels builds it anew",
-        )
+    library = open_library(path, "the native runtime", "msq_native_abi", ABI)
     library.msq_error.restype = library.msq_tier_name.restype = c_char_p
     library.msq_use_tier.argtypes = [c_char_p]
     library.msq_model_load.argtypes = [c_char_p, POINTER(_Options), POINTER(c_void_p)]

@@ -2,27 +2,17 @@
 
 from pathlib import Path
 
-from msq.integer_model import IntegerModel
-from runtimes._kernels import kernels
+from runtimes._kernels import kernels, resident
 from runtimes.onnxruntime_stock import LOWERING, PACKAGES, OnnxRuntimeSession, version
 
 __all__ = ["LOWERING", "MODE", "PACKAGES", "libraries", "load", "resident", "version"]
 
 MODE = "hook"
-CHANNEL_BYTES = 8
-"""Bytes that a prepared layer holds for a channel: its multiplier, and its bias with the zero point folded in."""
 
 
 def libraries() -> dict[str, str]:
     """Return the tier of the packed kernels. Raises DeviceError when they are not built."""
     return {"packed kernels": kernels().tier()}
-
-
-def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return the bytes of the packed weights, mapped from their file, scales, biases, and constants of the kernels."""
-    layers = list(model.weighted())
-    held = sum(node.weight.packed.nbytes + CHANNEL_BYTES * node.weight.outputs for node in layers)
-    return model.parameter_bytes + held, "packed weights mapped from weights.bin; a panel is unpacked while it runs"
 
 
 def load(bundle: Path, threads: int) -> OnnxRuntimeSession:

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEWEST_SCHEMA = 1, MOST_INPUTS = 1 << 16, MOST_TENSOR_BYTES = 1 << 30 };
+enum { NEWEST_SCHEMA = 1, MOST_TENSOR_BYTES = 1 << 30 };
 
 msq_status msq_node_fail(const msq_node *node, msq_status status, const char *format, ...) {
     char what[256];
@@ -77,7 +77,7 @@ static msq_status read_tensor(msq_graph *graph, int32_t value) {
         return msq_fail(MSQ_INVALID, "tensor %s: its zero point is not in int8", tensor->name);
     tensor->scale = (float)scale;
     tensor->zero = (int32_t)zero;
-    tensor->producer = tensor->last_use = -1;
+    tensor->producer = -1;
     tensor->buffer = NO_BUFFER;
     const msq_status status = read_shape(json, msq_json_member(json, value, "shape"), tensor);
     if (status == MSQ_OK) graph->tensor_count++;
@@ -89,17 +89,11 @@ msq_status msq_read_ints(const msq_graph *graph, const msq_node *node, int32_t o
     const msq_json *json = &graph->json;
     const int32_t member = msq_json_member(json, object, name);
     const bool is_list = msq_json_is(json, member, JSON_ARRAY);
-    int32_t read = 0;
-    for (int32_t i = is_list ? msq_json_first(json, member) : member; i >= 0 && read <= count;
-         i = is_list ? msq_json_next(json, member, i) : -1, read++) {
-        int64_t number;
-        if (read == count || !msq_json_int(json, i, low, high, &number)) {
-            read = -1;
-            break;
-        }
-        out[read] = (int32_t)number;
-    }
-    if (read == count) return MSQ_OK;
+    int32_t read = 0, i = is_list ? msq_json_first(json, member) : member;
+    int64_t number;
+    for (; read < count && msq_json_int(json, i, low, high, &number); i = is_list ? msq_json_next(json, member, i) : -1)
+        out[read++] = (int32_t)number;
+    if (read == count && i < 0) return MSQ_OK;
     return msq_node_fail(node, MSQ_INVALID, "%s wants %d whole numbers from %d to %d", name, count, low, high);
 }
 
@@ -141,7 +135,7 @@ msq_status msq_read_array(const msq_graph *graph, const msq_node *node, const ch
     return MSQ_OK;
 }
 
-static msq_status read_inputs(msq_graph *graph, msq_node *node, int32_t list, int32_t index) {
+static msq_status read_inputs(msq_graph *graph, msq_node *node, int32_t list) {
     node->input_count = length_of(&graph->json, list);
     const int32_t wanted = node->operation->inputs;
     if (wanted < 0 ? node->input_count < 1 : node->input_count != wanted)
@@ -154,7 +148,6 @@ static msq_status read_inputs(msq_graph *graph, msq_node *node, int32_t list, in
         if (tensor != graph->input && input->producer < 0)
             return msq_node_fail(node, MSQ_INVALID, "its input %.120s is not made before it", input->name);
         input->uses++;
-        input->last_use = index;
         node->inputs[count] = tensor;
     }
     return MSQ_OK;
@@ -174,7 +167,7 @@ static msq_status read_node(msq_graph *graph, int32_t value, int32_t *inputs) {
     node->operation = msq_operation_named(json->values[kind].at, json->values[kind].size);
     if (node->operation == NULL)
         return msq_node_fail(node, MSQ_SCHEMA, "the operation %.*s is not known here", size, json->values[kind].at);
-    msq_status status = read_inputs(graph, node, msq_json_member(json, value, "inputs"), index);
+    msq_status status = read_inputs(graph, node, msq_json_member(json, value, "inputs"));
     if (status) return status;
     node->output = tensor_named(graph, msq_json_member(json, value, "output"));
     if (node->output < 0) return msq_node_fail(node, MSQ_INVALID, "its output is no tensor of the model");

@@ -55,8 +55,9 @@ struct msq_node {
     const int32_t *exponentials;
     const float *gamma, *beta;
     const int8_t *codes;
-    /* A layer, with the addition that is done with it. */
+    /* A layer, the map that it takes its input for, and the addition that is done with it. */
     msq_layer *layer;
+    int32_t height, width;
     int32_t addition, residual; /* nodes' and tensors' index, or −1 */
     int32_t done_by;            /* the layer that does this addition, or −1 */
     msq_residual sum;
@@ -114,6 +115,9 @@ bool msq_is_addition(const msq_operation *operation);
 
 /* Lay all buffers into one arena; sets their offsets, arena_bytes and arena_bound. */
 msq_status msq_plan_arena(msq_graph *graph);
+
+/* Bytes of the buffers that are in use while a node runs. */
+size_t msq_live_bytes(const msq_graph *graph, int32_t node);
 
 static inline size_t msq_tensor_bytes(const msq_tensor *tensor) {
     return tensor->count * (tensor->dtype == MSQ_FLOAT32 ? sizeof(float) : 1);

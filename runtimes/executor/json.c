@@ -1,7 +1,6 @@
 /* A strict reader of RFC 8259, without recursion. */
 #include "json.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,30 +59,33 @@ static bool skip_string(reader *r) {
     return r->at < r->end;
 }
 
-static int32_t added(reader *r, msq_json_kind kind, const char *at) {
+/* Add a value that begins at a place; its index is the count before. */
+static msq_status add(reader *r, msq_json_kind kind, const char *at) {
     msq_json *json = r->json;
     if (json->count == r->room) {
         const int32_t room = r->room ? 2 * r->room : 256;
         msq_json_value *values = room > MOST_VALUES ? NULL : realloc(json->values, (size_t)room * sizeof *values);
-        if (values == NULL) return -1;
+        if (values == NULL) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
         json->values = values;
         r->room = room;
     }
     json->values[json->count] = (msq_json_value){kind, at, 0, json->count + 1};
-    return json->count++;
+    json->count++;
+    return MSQ_OK;
 }
 
 static msq_status word(reader *r, const char *text, msq_json_kind kind) {
     const size_t size = strlen(text);
     if ((size_t)(r->end - r->at) < size || memcmp(r->at, text, size)) return broken(r, "an unknown word");
-    if (added(r, kind, r->at) < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    const msq_status status = add(r, kind, r->at);
     r->at += size;
-    return MSQ_OK;
+    return status;
 }
 
 static msq_status string(reader *r) {
-    const int32_t value = added(r, JSON_STRING, ++r->at);
-    if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    const int32_t value = r->json->count;
+    const msq_status status = add(r, JSON_STRING, ++r->at);
+    if (status) return status;
     const char *const begin = r->at;
     if (!skip_string(r)) return broken(r, "a string that does not end");
     r->json->values[value].size = (size_t)(r->at++ - begin);
@@ -98,8 +100,9 @@ static msq_status scalar(reader *r) {
         case 'n': return word(r, "null", JSON_NULL);
         default: break;
     }
-    const int32_t value = added(r, JSON_NUMBER, r->at);
-    if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    const int32_t value = r->json->count;
+    const msq_status status = add(r, JSON_NUMBER, r->at);
+    if (status) return status;
     const char *const begin = r->at;
     if (!skip_number(r)) return broken(r, "a value is wanted");
     r->json->values[value].size = (size_t)(r->at - begin);
@@ -142,9 +145,9 @@ static msq_status parse(reader *r) {
         if (r->at == r->end) return broken(r, "it ends too early");
         if (*r->at == '{' || *r->at == '[') {
             if (depth == MOST_DEPTH) return broken(r, "too much within one another");
-            const int32_t value = added(r, *r->at == '{' ? JSON_OBJECT : JSON_ARRAY, r->at);
-            if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
-            open[depth++] = value;
+            open[depth++] = r->json->count;
+            const msq_status status = add(r, *r->at == '{' ? JSON_OBJECT : JSON_ARRAY, r->at);
+            if (status) return status;
             r->at++;
             first = true;
             continue;

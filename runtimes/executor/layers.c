@@ -1,6 +1,5 @@
 /* Convolutions and linear layers: the packed kernels, on weights where the file holds them. */
 #include <math.h>
-#include <string.h>
 
 #include "operators.h"
 
@@ -84,7 +83,10 @@ msq_status msq_read_conv2d(msq_graph *graph, msq_node *node, int32_t json) {
     if (!msq_is_int8(x, 3) || (int64_t)spec.inputs * spec.groups != x->shape[2])
         return msq_node_fail(node, MSQ_INVALID, "its input is no int8 map of %d · %d channels", spec.inputs,
                              spec.groups);
-    if ((status = msq_layer_output(node->layer, x->shape[0], x->shape[1], size))) return msq_kernel_failed(node, status);
+    node->height = x->shape[0];
+    node->width = x->shape[1];
+    if ((status = msq_layer_output(node->layer, node->height, node->width, size)))
+        return msq_kernel_failed(node, status);
     if (!msq_is_int8(y, 3) || y->shape[0] != size[0] || y->shape[1] != size[1] || y->shape[2] != spec.outputs)
         return msq_node_fail(node, MSQ_INVALID, "its output is no int8 map of %d × %d × %d", size[0], size[1],
                              spec.outputs);
@@ -102,26 +104,13 @@ msq_status msq_read_linear(msq_graph *graph, msq_node *node, int32_t json) {
     if (!fits)
         return msq_node_fail(node, MSQ_INVALID, "its tensors are not int8, of %d and %d features", spec.inputs,
                              spec.outputs);
+    node->height = 1;
+    node->width = (int32_t)(x->count / (size_t)spec.inputs);
     return MSQ_OK;
 }
 
-static msq_call call_of(const msq_graph *graph, const msq_node *node) {
-    const msq_tensor *x = msq_input_of(graph, node, 0);
-    const bool is_map = msq_output_of(graph, node)->rank == 3 && strcmp(node->operation->kind, "linear");
-    const int32_t features = x->shape[x->rank - 1];
-    return (msq_call){
-        .x = (const int8_t *)x->data,
-        .batch = 1,
-        .height = is_map ? x->shape[0] : 1,
-        .width = is_map ? x->shape[1] : (int32_t)(x->count / (size_t)features),
-        .workspace = node->scratch,
-        .workspace_bytes = node->workspace_bytes,
-    };
-}
-
 msq_status msq_layer_needs(const msq_graph *graph, msq_node *node) {
-    const msq_call call = call_of(graph, node);
-    const msq_status status = msq_layer_workspace(node->layer, 1, call.height, call.width, graph->threads,
+    const msq_status status = msq_layer_workspace(node->layer, 1, node->height, node->width, graph->threads,
                                                   &node->workspace_bytes);
     if (status) return msq_kernel_failed(node, status);
     if (node->addition < 0) return MSQ_OK;
@@ -140,10 +129,16 @@ msq_status msq_layer_needs(const msq_graph *graph, msq_node *node) {
 }
 
 void msq_run_layer(const msq_graph *graph, msq_node *node) {
-    msq_call call = call_of(graph, node);
-    call.y = (int8_t *)msq_output_of(graph, node)->data;
+    msq_call call = {
+        .x = (const int8_t *)msq_input_of(graph, node, 0)->data,
+        .batch = 1,
+        .height = node->height,
+        .width = node->width,
+        .y = (int8_t *)msq_made_by(graph, node)->data,
+        .workspace = node->scratch,
+        .workspace_bytes = node->workspace_bytes,
+    };
     if (node->addition >= 0) {
-        call.y = (int8_t *)msq_output_of(graph, &graph->nodes[node->addition])->data;
         node->sum.values = (const int8_t *)graph->tensors[node->residual].data;
         call.residual = &node->sum;
     }

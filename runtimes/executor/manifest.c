@@ -1,8 +1,5 @@
 #include "manifest.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #include "files.h"
 #include "json.h"
 #include "sha256.h"
@@ -43,11 +40,7 @@ msq_status msq_manifest_read(msq_manifest *manifest, const char *folder) {
     msq_status status = msq_map(&file, folder, "manifest.json");
     if (status) return status;
     status = msq_json_parse(&json, (const char *)file.at, file.size);
-    if (status) {
-        char what[256];
-        snprintf(what, sizeof what, "%s", msq_error());
-        msq_fail(status, "%.100s/manifest.json: %s", folder, what);
-    }
+    if (status) msq_fail(status, "%.100s/manifest.json: %s", folder, msq_error());
     for (size_t i = 0; status == MSQ_OK && i < sizeof LOADED / sizeof *LOADED; i++)
         status = check_file(&json, folder, LOADED[i]);
     if (status == MSQ_OK) {

@@ -17,14 +17,6 @@ struct msq_model {
     bool is_timed;
 };
 
-/* Say in which file the last failure is. */
-static msq_status in_file(msq_status status, const char *folder) {
-    char what[256];
-    strncpy(what, msq_error(), sizeof what - 1);
-    what[sizeof what - 1] = 0;
-    return status ? msq_fail(status, "%.100s/model.json: %s", folder, what) : MSQ_OK;
-}
-
 static msq_status load(msq_model *model, const char *folder, const msq_options *options) {
     msq_graph *graph = &model->graph;
     msq_status status;
@@ -36,7 +28,7 @@ static msq_status load(msq_model *model, const char *folder, const msq_options *
     graph->weight_bytes = model->weights.size;
     if ((status = msq_graph_read(graph, (const char *)model->text.at, model->text.size)) ||
         (status = msq_schedule(graph, options->fuse)))
-        return in_file(status, folder);
+        return msq_fail(status, "%.100s/model.json: %s", folder, msq_error());
     /* All that was read lives in the graph now. */
     msq_json_free(&graph->json);
     msq_unmap(&model->text);
@@ -117,9 +109,9 @@ static void run_image(msq_model *model, int32_t image) {
             node->runs++;
         }
         if (model->watcher == NULL) continue;
-        const int32_t made = node->addition >= 0 ? graph->nodes[node->addition].output : node->output;
-        const msq_tensor_info info = info_of(&graph->tensors[made]);
-        model->watcher(model->context, image, &info, graph->tensors[made].data);
+        const msq_tensor *made = msq_made_by(graph, node);
+        const msq_tensor_info info = info_of(made);
+        model->watcher(model->context, image, &info, made->data);
     }
 }
 
@@ -176,8 +168,6 @@ void msq_model_node(const msq_model *model, int32_t index, msq_node_info *info) 
         .is_fused = node->done_by >= 0,
         .runs = node->runs,
         .nanoseconds = node->nanoseconds,
+        .arena_bytes = msq_live_bytes(graph, index),
     };
-    for (int32_t i = 0; i < graph->buffer_count; i++)
-        if (graph->buffers[i].first <= index && index <= graph->buffers[i].last)
-            info->arena_bytes += graph->buffers[i].bytes;
 }

@@ -132,16 +132,16 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Bytes of the highest level of memory that this process held; 0 where the kernel does not tell. Not getrusage: its
- * figure outlives exec. */
-static long long peak_memory(void) {
+/* The highest level of memory that this process held; 0 where the kernel does not tell. Not getrusage: its figure
+ * outlives exec. */
+static void print_peak_memory(void) {
     char line[256];
     long long kilobytes = 0;
     FILE *status = fopen("/proc/self/status", "r");
     while (status && fgets(line, sizeof line, status))
         if (sscanf(line, "VmHWM: %lld", &kilobytes) == 1) break;
     if (status) fclose(status);
-    return 1024 * kilobytes;
+    printf("{\"what\": \"memory\", \"peak_bytes\": %lld}\n", 1024 * kilobytes);
 }
 
 /* A run: the model, its images as they come, and what is wanted of them. */
@@ -236,7 +236,8 @@ static int time_runs(run *r) {
     }
     printf("{\"what\": \"latency\", \"seconds\": [");
     for (int32_t i = 0; i < r->asked->repeat; i++) printf("%s%.9f", i ? ", " : "", times[i]);
-    printf("]}\n{\"what\": \"memory\", \"peak_bytes\": %lld}\n", peak_memory());
+    puts("]}");
+    print_peak_memory();
     free(times);
     return 0;
 }
@@ -338,7 +339,7 @@ static int work(run *r) {
     if (a->profile) msq_model_profile(r->model, 1);
     if ((code = run_images(r))) return code;
     if (a->profile) print_profile(r);
-    if (!a->repeat) printf("{\"what\": \"memory\", \"peak_bytes\": %lld}\n", peak_memory());
+    if (!a->repeat) print_peak_memory();
     const bool output = closed(r->output), tensors = closed(r->tensors);
     r->output = r->tensors = NULL;
     return output && tensors ? 0 : fail(EXIT_STORAGE, "is the disk full?", "the output could not be written whole");

@@ -5,18 +5,18 @@
 #include <string.h>
 
 msq_status msq_kernel_failed(const msq_node *node, msq_status status) {
-    char what[256];
-    strncpy(what, msq_error(), sizeof what - 1);
-    what[sizeof what - 1] = 0;
-    return msq_node_fail(node, status, "%s", what);
+    return msq_node_fail(node, status, "%s", msq_error());
 }
 
 static msq_status misshapen(const msq_node *node) {
     return msq_node_fail(node, MSQ_INVALID, "its tensors' shapes or dtypes do not fit it");
 }
 
-static bool same_shape(const msq_tensor *a, const msq_tensor *b) {
-    return a->rank == b->rank && memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0;
+/* Whether a node makes a tensor of its input's shape, and these are their dtypes. */
+static bool keeps_shape(const msq_graph *graph, const msq_node *node, msq_dtype from, msq_dtype to) {
+    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
+    return x->dtype == from && y->dtype == to && x->rank == y->rank &&
+           memcmp(x->shape, y->shape, (size_t)x->rank * sizeof *x->shape) == 0;
 }
 
 /* Elements before and behind an axis. */
@@ -38,8 +38,7 @@ static inline int8_t code_of(float value, float low, float high, int32_t zero) {
 
 static msq_status read_quantize(msq_graph *graph, msq_node *node, int32_t json) {
     (void)json;
-    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    return x->dtype == MSQ_FLOAT32 && msq_is_int8(y, 0) && same_shape(x, y) ? MSQ_OK : misshapen(node);
+    return keeps_shape(graph, node, MSQ_FLOAT32, MSQ_INT8) ? MSQ_OK : misshapen(node);
 }
 
 static void run_quantize(const msq_graph *graph, msq_node *node) {
@@ -49,8 +48,7 @@ static void run_quantize(const msq_graph *graph, msq_node *node) {
 
 static msq_status read_dequantize(msq_graph *graph, msq_node *node, int32_t json) {
     (void)json;
-    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    return y->dtype == MSQ_FLOAT32 && msq_is_int8(x, 0) && same_shape(x, y) ? MSQ_OK : misshapen(node);
+    return keeps_shape(graph, node, MSQ_INT8, MSQ_FLOAT32) ? MSQ_OK : misshapen(node);
 }
 
 static void run_dequantize(const msq_graph *graph, msq_node *node) {
@@ -144,8 +142,7 @@ static msq_status read_lookup(msq_graph *graph, msq_node *node, int32_t json) {
     const msq_status status = msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
     if (status) return status;
     for (int i = 0; i < 256; i++) node->table[i] = (int8_t)table[i];
-    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    return msq_is_int8(x, 0) && msq_is_int8(y, 0) && same_shape(x, y) ? MSQ_OK : misshapen(node);
+    return keeps_shape(graph, node, MSQ_INT8, MSQ_INT8) ? MSQ_OK : misshapen(node);
 }
 
 static void run_lookup(const msq_graph *graph, msq_node *node) {
@@ -332,13 +329,13 @@ static void run_matmul(const msq_graph *graph, msq_node *node) {
 
 static msq_status read_softmax(msq_graph *graph, msq_node *node, int32_t json) {
     (void)json;
-    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
+    const msq_tensor *x = msq_input_of(graph, node, 0);
     const void *table;
     const msq_status status = msq_read_array(graph, node, "table", "int32", 256, &table);
     if (status) return status;
     node->exponentials = table;
     const int32_t most = node->exponentials[0];
-    bool fits = msq_is_int8(x, 0) && msq_is_int8(y, 0) && same_shape(x, y) && most > 0 &&
+    bool fits = keeps_shape(graph, node, MSQ_INT8, MSQ_INT8) && most > 0 &&
                 (int64_t)most * x->shape[x->rank - 1] <= INT32_MAX;
     for (int i = 0; fits && i < 256; i++) fits = node->exponentials[i] >= 0 && node->exponentials[i] <= most;
     return fits ? MSQ_OK : misshapen(node);
@@ -361,7 +358,7 @@ static void run_softmax(const msq_graph *graph, msq_node *node) {
 }
 
 static msq_status read_layer_norm(msq_graph *graph, msq_node *node, int32_t json) {
-    const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
+    const msq_tensor *x = msq_input_of(graph, node, 0);
     const size_t n = (size_t)x->shape[x->rank - 1];
     const void *gamma, *beta;
     msq_status status;
@@ -371,7 +368,7 @@ static msq_status read_layer_norm(msq_graph *graph, msq_node *node, int32_t json
         return status;
     node->gamma = gamma;
     node->beta = beta;
-    bool fits = msq_is_int8(x, 0) && msq_is_int8(y, 0) && same_shape(x, y) && n < 1 << 16 && node->epsilon > 0 &&
+    bool fits = keeps_shape(graph, node, MSQ_INT8, MSQ_INT8) && n < 1 << 16 && node->epsilon > 0 &&
                 isfinite(node->epsilon);
     for (size_t i = 0; fits && i < n; i++) fits = isfinite(node->gamma[i]) && isfinite(node->beta[i]);
     return fits ? MSQ_OK : misshapen(node);

@@ -12,6 +12,11 @@ static inline msq_tensor *msq_output_of(const msq_graph *graph, const msq_node *
     return &graph->tensors[node->output];
 }
 
+/* The tensor that is there once a node has run: its output, or that of the addition it does. */
+static inline msq_tensor *msq_made_by(const msq_graph *graph, const msq_node *node) {
+    return msq_output_of(graph, node->addition >= 0 ? &graph->nodes[node->addition] : node);
+}
+
 /* Whether a tensor is int8 and of this rank; 0: of any. */
 static inline bool msq_is_int8(const msq_tensor *tensor, int32_t rank) {
     return tensor->dtype == MSQ_INT8 && (rank == 0 || tensor->rank == rank);

@@ -1,6 +1,5 @@
 /* The arena: where buffers lie that are in use at different times, so that all fit in the least memory. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "graph.h"
 
@@ -47,6 +46,13 @@ static size_t place(msq_buffer **order, int32_t count, msq_buffer **placed) {
     return end;
 }
 
+size_t msq_live_bytes(const msq_graph *graph, int32_t node) {
+    size_t live = 0;
+    for (int32_t i = 0; i < graph->buffer_count; i++)
+        if (graph->buffers[i].first <= node && node <= graph->buffers[i].last) live += graph->buffers[i].bytes;
+    return live;
+}
+
 msq_status msq_plan_arena(msq_graph *graph) {
     static int (*const ORDERS[])(const void *, const void *) = {by_size, by_life, by_start};
     enum { TRIES = sizeof ORDERS / sizeof *ORDERS };
@@ -67,9 +73,7 @@ msq_status msq_plan_arena(msq_graph *graph) {
     place(order, count, order + count);
     free(order);
     for (int32_t node = 0; node < graph->node_count; node++) {
-        size_t live = 0;
-        for (int32_t i = 0; i < count; i++)
-            if (graph->buffers[i].first <= node && node <= graph->buffers[i].last) live += graph->buffers[i].bytes;
+        const size_t live = msq_live_bytes(graph, node);
         if (live > graph->arena_bound) graph->arena_bound = live;
     }
     return MSQ_OK;

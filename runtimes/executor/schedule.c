@@ -24,17 +24,12 @@ static void fuse(msq_graph *graph, int32_t index) {
     graph->nodes[best].residual = other;
 }
 
-/* The tensor that a node makes when it runs. */
-static int32_t made_by(const msq_graph *graph, const msq_node *node) {
-    return node->addition >= 0 ? graph->nodes[node->addition].output : node->output;
-}
-
 static void find_last_uses(msq_graph *graph) {
     for (int32_t i = 0; i < graph->tensor_count; i++) graph->tensors[i].last_use = -1;
     for (int32_t i = 0; i < graph->node_count; i++) {
         const msq_node *node = &graph->nodes[i];
         if (node->done_by >= 0) continue;
-        graph->tensors[made_by(graph, node)].last_use = i;
+        msq_made_by(graph, node)->last_use = i;
         for (int32_t k = 0; k < node->input_count; k++) msq_input_of(graph, node, k)->last_use = i;
         if (node->residual >= 0) graph->tensors[node->residual].last_use = i;
     }
@@ -53,7 +48,7 @@ static bool is_free(const msq_graph *graph, const msq_tensor *tensor, size_t byt
 
 /* The tensor whose place the result of a node may take, or −1. */
 static int32_t replaced(const msq_graph *graph, const msq_node *node, int32_t now) {
-    const size_t bytes = msq_tensor_bytes(&graph->tensors[made_by(graph, node)]);
+    const size_t bytes = msq_tensor_bytes(msq_made_by(graph, node));
     if (node->residual >= 0) { /* read code by code, just before the sum is written; the layer's input is read longer */
         const msq_tensor *residual = &graph->tensors[node->residual];
         if (is_free(graph, residual, bytes, now) && msq_input_of(graph, node, 0)->buffer != residual->buffer)
@@ -68,10 +63,9 @@ static int32_t replaced(const msq_graph *graph, const msq_node *node, int32_t no
 }
 
 static void assign(msq_graph *graph, msq_node *node, int32_t now) {
-    const int32_t result = made_by(graph, node);
-    msq_tensor *made = &graph->tensors[result];
+    msq_tensor *made = msq_made_by(graph, node);
     if (node->workspace_bytes) node->workspace = add_buffer(graph, node->workspace_bytes, now, now);
-    if (result == graph->output) return;
+    if (made == &graph->tensors[graph->output]) return;
     if (node->codes) {
         made->data = (uint8_t *)(uintptr_t)node->codes; /* read only, as all inputs are */
         return;

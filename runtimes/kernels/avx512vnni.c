@@ -173,14 +173,6 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
     }
 }
 
-static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
-                       int8_t *y, size_t step) {
-    if (e->values)
-        requantize_by(true, sums, sums_step, rows, count, e, y, step);
-    else
-        requantize_by(false, sums, sums_step, rows, count, e, y, step);
-}
-
 static bool supported(void) {
     const msq_x86 found = msq_x86_features();
     return HAS_AVX512(found) && HAS_AVX512_VNNI(found) && HAS_GFNI(found);

@@ -16,7 +16,7 @@
  *   TIER_HAS_TILE              where it has its own `tile`
  *   TIER_HAS_DEPTHWISE         where it has its own held_depthwise, for windows that is_held() says
  *   TIER_HAS_ARRANGE           where held_depthwise has its own order of weights, made by held_arrange
- *   TIER_HAS_REQUANTIZE        where it has its own `requantize`
+ *   TIER_HAS_REQUANTIZE        where it has its own `requantize_by`, which may follow this file
  *   TIER_IS_SMALL              where loops are left loops, and widths and numbers of rows variables
  */
 #include <string.h>
@@ -290,6 +290,9 @@ INLINE float code_of(int32_t sum, int32_t bias, float multiplier, float low, flo
     return within((float)(int32_t)((uint32_t)sum + (uint32_t)bias) * multiplier, low, high);
 }
 
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *epilogue, int8_t *y, size_t step);
+
 #ifndef TIER_HAS_REQUANTIZE
 /* PANEL outputs from the n-th on. values: of the residual addition, if it `adds`. */
 INLINE void codes_of(const bool adds, const int32_t *sums, int32_t n, const int8_t *values, const msq_epilogue *e,
@@ -326,6 +329,8 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
     }
 }
 
+#endif
+
 static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
                        int8_t *y, size_t step) {
     if (e->values)
@@ -333,7 +338,6 @@ static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int3
     else
         requantize_by(false, sums, sums_step, rows, count, e, y, step);
 }
-#endif
 
 /* PANEL codes of a sum or a product. p_one, q_one: one code for all. */
 INLINE void combine_panel(const bool product, const bool p_one, const bool q_one, const msq_arithmetic *a, const int8_t *p,

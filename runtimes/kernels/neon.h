@@ -185,11 +185,3 @@ static inline __attribute__((always_inline)) void requantize_by(const bool adds,
         }
     }
 }
-
-static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
-                       int8_t *y, size_t step) {
-    if (e->values)
-        requantize_by(true, sums, sums_step, rows, count, e, y, step);
-    else
-        requantize_by(false, sums, sums_step, rows, count, e, y, step);
-}

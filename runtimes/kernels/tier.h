@@ -111,7 +111,7 @@ typedef struct msq_tier {
     void (*combine)(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
                     const int8_t *q, int32_t q_step, int8_t *y);
 
-    /* y = clamp(rint(x / scale) + zero), clamped to low..high. x holds no NaN. */
+    /* y = rint(x / scale) + zero, clamped to low..high. x holds no NaN. */
     void (*quantize)(size_t count, const float *x, float scale, int32_t zero, int32_t low, int32_t high, int8_t *y);
 
     /* y = the larger one of x and y. */
@@ -125,7 +125,7 @@ extern const msq_tier msq_neon, msq_dotprod, msq_i8mm;
 /* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
 const msq_tier *msq_current_tier(void);
 
-/* Remember why a call failed, printf-like, and return the status. */
+/* Remember why a call failed, printf-like, and return the status. What is formatted may be msq_error() itself. */
 int msq_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

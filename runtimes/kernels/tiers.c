@@ -22,10 +22,12 @@ static const msq_tier *_Atomic chosen;
 static _Thread_local char error[256];
 
 int msq_fail(int status, const char *format, ...) {
+    char text[sizeof error];
     va_list values;
     va_start(values, format);
-    vsnprintf(error, sizeof error, format, values);
+    vsnprintf(text, sizeof text, format, values);
     va_end(values);
+    memcpy(error, text, sizeof error);
     return status;
 }
 
