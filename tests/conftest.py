@@ -1,5 +1,6 @@
 """Settings, and the smallest real recipe, that all tests share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,27 @@ seed: 3
 """
 
 
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., None]:
+    """Return a function that writes an image folder of noise, each class brighter than the one before."""
+
+    def write(data: Path, shape: tuple[int, ...], counts: dict[str, int], labels: int, noise: int, apart: int) -> None:
+        random = np.random.default_rng(0)
+        for part, count in counts.items():
+            for label in range(labels):
+                folder = data / part / f"class{label}"
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    pixels = random.integers(0, noise, shape) + apart * label
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+
+    return write
+
+
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path: Path, write_images: Callable[..., None]) -> Path:
     """Three classes of small images that a net can tell apart."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 24), ("test", 8)):
-        for label in range(3):
-            folder = tmp_path / "data" / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 80, (8, 8)) + 60 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    write_images(tmp_path / "data", (8, 8), {"train": 24, "test": 8}, labels=3, noise=80, apart=60)
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.format(path=tmp_path / "data"))
     return path

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from rich.console import Console
 
 import runtimes
@@ -20,15 +19,8 @@ SHALLOW = {"deit-tiny": {"depth": 2}}
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for part, count in (("train", 8), ("test", 4)):
-        for label in range(2):
-            folder = tmp_path / "data" / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 120, (32, 32, 3)) + 120 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_path: Path, write_images) -> None:
+    write_images(tmp_path / "data", (32, 32, 3), {"train": 8, "test": 4}, labels=2, noise=120, apart=120)
     recipe = {
         "name": "tiny",
         "data": {"name": "image-folder", "path": str(tmp_path / "data")},

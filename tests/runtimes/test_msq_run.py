@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,19 +23,10 @@ LIMIT = 400 * 1024
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, write_images) -> Path:
     """A trained model's bundle, not to be altered."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("run")
-    random = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for label in range(2):
-            place = folder / "data" / part / f"class{label}"
-            place.mkdir(parents=True)
-            for index in range(4):
-                pixels = random.integers(0, 120, (16, 16, 3)) + 120 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
+    write_images(folder / "data", (16, 16, 3), {"train": 4, "test": 4}, labels=2, noise=120, apart=120)
     (folder / "tiny.yaml").write_text(
         f"name: tiny\ndata: {{name: image-folder, path: {folder / 'data'}, height: 16, width: 16}}\n"
         "model: {name: resnet8}\nfloat: {epochs: 1, batch_size: 4, learning_rate: 0.01}\n"
@@ -118,15 +110,10 @@ def test_every_tensor_is_written_in_the_model_s_order(bundle: Path, images: Path
     assert (tmp_path / "tensors").read_bytes() == wanted
 
 
-def copied(bundle: Path, folder: Path) -> Path:
-    for file in bundle.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
 @pytest.mark.parametrize("name", ["model.json", "weights.bin"])
 def test_an_altered_file_is_refused_by_its_checksum(bundle: Path, tmp_path: Path, name: str):
-    content = bytearray((copied(bundle, tmp_path) / name).read_bytes())
+    shutil.copytree(bundle, tmp_path, dirs_exist_ok=True)
+    content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
     (error, code) = said(tmp_path)

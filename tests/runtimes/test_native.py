@@ -3,7 +3,10 @@ other runtimes, on random models."""
 
 import copy
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,11 @@ import runtimes
 from msq.errors import BundleError, MsqError, UsageError
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
 from msq.nodes import Add, AveragePool, Conv2d, Dequantize, Flatten, Linear, MaxPool, Quantize, Tensor, Weight
-from runtimes.native import NativeSession
+from runtimes._kernels import kernels
+from runtimes.native import LIBRARY_VARIABLE, NativeSession, _library
 
 native = runtimes.adapter("native")
+LIBRARY = _library()
 
 SHAPE = (8, 8, 3)
 
@@ -63,6 +68,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def tiers() -> list[str]:
+    usable = [tier for tier in kernels().built_tiers() if LIBRARY.msq_use_tier(tier.encode()) == 0]
+    LIBRARY.msq_use_tier(None)
+    return usable
+
+
 def images(count: int) -> np.ndarray:
     return np.random.default_rng(1).normal(0, 2, (count, *SHAPE)).astype(np.float32)
 
@@ -81,6 +92,29 @@ def graph_of(bundle: Path) -> dict:
 def test_any_number_of_threads_gives_the_oracle_s_outputs(bundle: Path, threads: int):
     expected = runtimes.adapter("reference").load(bundle, 1).run(images(5))
     np.testing.assert_array_equal(native.load(bundle, threads).run(images(5)), expected)
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_every_tier_gives_the_oracle_s_tensors(bundle: Path, tier: str):
+    expected = runtimes.adapter("reference").load(bundle, 1).tensors(images(2))
+    LIBRARY.msq_use_tier(tier.encode())
+    try:
+        session = native.load(bundle, 1)
+        found, output = session.tensors(images(2)), session.run(images(2))
+    finally:
+        LIBRARY.msq_use_tier(None)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    np.testing.assert_array_equal(output, expected["y"])
+
+
+def test_no_calculation_is_undefined():
+    """All of this file on a build that stops where one is; `make sanitize` looks for reads out of bounds too."""
+    checked = Path(__file__).parents[2] / "build" / "kernels" / "checked" / "libmsq_native.so"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "not undefined", __file__]
+    environment = os.environ | {LIBRARY_VARIABLE: str(checked)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_arena_is_no_larger_than_what_must_be_kept_at_once(bundle: Path):
