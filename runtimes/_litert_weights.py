@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from msq.errors import LoweringError
 from msq.nodes import Conv2d, Linear
 
 CONTAINERS: Mapping[str, tuple[int, ...]] = {
@@ -17,22 +16,16 @@ CONTAINERS: Mapping[str, tuple[int, ...]] = {
 
 
 def positive(node: Conv2d | Linear) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]:
-    """Return a layer's integers, scales and bias with every scale positive: LiteRT takes no other.
+    """Return a layer's integers, scales and bias with positive scales: XNNPACK takes no other.
 
-    A channel of negative scale is negated, which is exact: rounding to even is the same on both sides of zero.
-
-    Raises:
-        LoweringError: the weight −128 of such a channel has no opposite in int8.
+    A channel of negative scale is negated, which is exact: rounding to even is the same on both sides of zero. It
+    stays as it is where a weight is −128, whose opposite int8 lacks; LiteRT's own slower kernel then runs the layer.
     """
-    negative = node.weight.scale < 0
-    sign = np.where(negative, -1, 1)
-    integers = node.weight.integers().astype(np.int16) * sign.reshape(-1, *[1] * (len(node.weight.shape) - 1))
-    if integers.max(initial=0) > 127:
-        raise LoweringError(
-            f"{node.module}: a channel of negative scale has the weight −128, whose opposite LiteRT's int8 lacks",
-            hint="give the layer 7 bits, or make its batch norm's gain positive",
-        )
-    return integers.astype(np.int8), np.abs(node.weight.scale), node.bias * sign.astype(np.int32)
+    integers = node.weight.integers().astype(np.int16)
+    least = integers.reshape(len(integers), -1).min(axis=1, initial=0)
+    sign = np.where((node.weight.scale < 0) & (least > -128), -1, 1).astype(np.int16)
+    turned = integers * sign.reshape(-1, *[1] * (integers.ndim - 1))
+    return turned.astype(np.int8), node.weight.scale * sign.astype(np.float32), node.bias * sign.astype(np.int32)
 
 
 def container(kind: str, integers: NDArray[np.int8]) -> int:
@@ -49,3 +42,9 @@ def container(kind: str, integers: NDArray[np.int8]) -> int:
     return next(
         bits for bits in CONTAINERS[kind] if -(1 << bits - 1) <= low and high < 1 << bits - 1 and inputs * bits % 8 == 0
     )
+
+
+def held(node: Conv2d | Linear) -> int:
+    """Return the bytes of a layer's weights in their container."""
+    integers, _, _ = positive(node)
+    return integers.size * container(node.kind, integers) // 8

@@ -48,10 +48,7 @@ def libraries() -> dict[str, str]:
 
 def resident(model: IntegerModel) -> tuple[int, str]:
     """Return the bytes of weights at their containers' widths, with scales and biases: XNNPACK's packed copies."""
-    held = model.parameter_bytes
-    for node in model.weighted():
-        integers, _, _ = _litert_weights.positive(node)
-        held += -(-integers.size * _litert_weights.container(node.kind, integers) // 8)
+    held = model.parameter_bytes + sum(_litert_weights.held(node) for node in model.weighted())
     return held, "XNNPACK holds a packed copy, int8 or the linear layers' int4 and int2, beside the mapped file"
 
 

@@ -45,3 +45,8 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     manifest = export(tmp_path / "checkpoint", tmp_path / "bundle", "onnxruntime")
     assert manifest.parity is not None
     assert manifest.parity.max_lsb == 0
+    stock = export(tmp_path / "checkpoint", tmp_path / "litert", "litert")
+    assert stock.parity.max_lsb <= 1
+    # Convolutions, linear layers, pools, products with one rounding and tables are exact in LiteRT too.
+    assert stock.parity.differing.keys() <= {"add", "matmul", "layer_norm", "softmax"}
+    print(name, stock.parity, stock.sizes)

@@ -37,6 +37,7 @@ from msq.nodes import (
     Softmax,
     Transpose,
 )
+from runtimes import _litert_weights
 
 NAME = "tflite"
 MODEL_FILE = "model.tflite"
@@ -45,7 +46,21 @@ DEPLOYED = (MODEL_FILE,)
 PACKAGES = ("ai-edge-litert",)
 SIGNATURE = "serving_default"
 
+_CHANNEL_BYTES = 4 + 2 * (4 + 8)
+"""Bias; scale and zero point of weights and of bias, whose zero points are int64."""
+
 Containers = Literal["narrowest", "int8"]
+
+
+def content_bytes(model: IntegerModel) -> int:
+    """Return the bytes of weights in LiteRT's containers, of their parameters as TFLite has them, and of constants."""
+    total = 0
+    for node in model.nodes:
+        if isinstance(node, Conv2d | Linear):
+            total += _litert_weights.held(node) + _CHANNEL_BYTES * node.weight.outputs
+        elif not isinstance(node, Softmax):
+            total += sum(array.nbytes for array in node.arrays().values())
+    return total
 
 
 def lower(model: IntegerModel, folder: Path) -> list[str]:
