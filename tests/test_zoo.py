@@ -49,4 +49,3 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     assert stock.parity.max_lsb <= 1
     # Convolutions, linear layers, pools, products with one rounding and tables are exact in LiteRT too.
     assert stock.parity.differing.keys() <= {"add", "matmul", "layer_norm", "softmax"}
-    print(name, stock.parity, stock.sizes)

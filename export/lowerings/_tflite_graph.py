@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.lowerings._tflite_file import File, Operator, Type, schema
+from msq.errors import LoweringError
 from msq.integer_model import IntegerModel
 from msq.nodes import Node, Tensor
 
 INT8 = (-128, 127)
+LARGEST_MULTIPLIER = 256
 Activation = schema.ActivationFunctionType
 _REAL_RANGES = {
     Activation.RELU: (0.0, np.inf),
@@ -116,6 +118,20 @@ class Graph:
     def sign(self, file: File, key: str) -> None:
         """Give the graph, which is the file's last, a signature."""
         file.sign(key, self._subgraph)
+
+
+def require_multiplier(node: Node, multiplier: float) -> None:
+    """Refuse a multiplier from a step of the node's sums to one of its output that LiteRT has no integers for.
+
+    Raises:
+        LoweringError: it is 256 or more, so that nearly every code saturates.
+    """
+    if not multiplier < LARGEST_MULTIPLIER:
+        raise LoweringError(
+            f"{node.module or node.name}: a step of its sums is {multiplier:.4g} steps of its output; in TFLite a "
+            f"{node.kind} takes less than {LARGEST_MULTIPLIER}",
+            hint="the output's range was set too small: calibrate or train it again",
+        )
 
 
 def code_range(node: Node) -> tuple[int, int]:

@@ -7,11 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.lowerings._tflite_file import Operator, Type, schema
-from export.lowerings._tflite_graph import INT8, Graph
+from export.lowerings._tflite_graph import INT8, Graph, require_multiplier
 from msq.nodes import AveragePool, Conv2d, Linear, MaxPool, Tensor
 from runtimes import _litert_weights
 
 _TYPES = {8: Type.INT8, 4: Type.INT4, 2: Type.INT2}
+_LARGEST_MULTIPLIER = 255.5
+"""XNNPACK takes none from 256 on."""
+_LARGEST_INPUT = 255
+"""|x − zero_point| of an int8 activation."""
 _PIXELS = (1, 2)
 """Dimensions of height and width."""
 
@@ -48,6 +52,7 @@ def _parameters(graph: Graph, node: Conv2d | Linear, source: Tensor, *, last: bo
     """Return weights and bias; last: output channels are the weights' last dimension, and the first is 1."""
     integers, scales, bias = _litert_weights.positive(node)
     bits = _litert_weights.container(node.kind, integers) if graph.narrow else 8
+    scales, bias = _bounded(integers, scales, bias, step=graph.out(node).scale / source.scale)
     stored, axis = (integers.transpose(3, 1, 2, 0), 3) if last else (integers, 0)
     name = node.module or node.name
     weight = graph.parameter(
@@ -55,6 +60,24 @@ def _parameters(graph: Graph, node: Conv2d | Linear, source: Tensor, *, last: bo
     )
     units = np.float32(source.scale) * scales
     return [weight, graph.parameter(f"{name}.bias", bias, Type.INT32, bias.shape, scales=units)]
+
+
+def _bounded(
+    integers: NDArray[np.int8], scales: NDArray[np.float32], bias: NDArray[np.int32], *, step: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return scales and bias that give every output the same code, without numbers that overflow in XNNPACK.
+
+    A multiplier of 255 or more saturates every sum but 0, and so does a lower one of at least 255. A bias from which no
+    products lead back to less than 256 steps saturates the output, and so does one that is just large enough for it.
+
+    Args:
+        integers, scales, bias: of a layer. step: s_y / s_x, the weight scale at which the multiplier is 1.
+    """
+    most = np.float32(_LARGEST_MULTIPLIER * step)
+    scales = scales.clip(-most, most)
+    products = _LARGEST_INPUT * np.abs(integers.astype(np.float64)).reshape(len(scales), -1).sum(axis=1)
+    enough = np.minimum(products + np.ceil(256 * step / np.abs(scales, dtype=np.float64)), np.iinfo(np.int32).max)
+    return scales, bias.clip(-enough, enough).astype(np.int32)
 
 
 def packed(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
@@ -74,7 +97,8 @@ def max_pool(graph: Graph, node: MaxPool) -> None:
 
 def average_pool(graph: Graph, node: AveragePool) -> None:
     """Lower the global average to MEAN."""
-    options, out = schema.ReducerOptionsT(), graph.target(node)
+    source, options, out = graph.model.tensors[node.inputs[0]], schema.ReducerOptionsT(), graph.target(node)
+    require_multiplier(node, source.scale / (source.shape[0] * source.shape[1] * out.scale))
     options.keepDims = True
     graph.add(Operator.MEAN, [*graph.sources(node), graph.constant(_PIXELS, np.int32)], out, options)
     graph.clip(node, out)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.lowerings._tflite_file import Operator, schema
-from export.lowerings._tflite_graph import Graph
+from export.lowerings._tflite_graph import Graph, require_multiplier
 from msq.nodes import LayerNorm, MatMul, Node, Softmax, Tensor
 
 
@@ -15,8 +15,9 @@ def matmul(graph: Graph, node: MatMul) -> None:
     It has no place for the node's factor. Where there is one, the product lies on a grid that is coarser by the
     factor, and RESHAPE, which looks at no grid, gives its codes the grid that they have in truth.
     """
-    out = graph.target(node)
-    product = out
+    left, right = (graph.model.tensors[name] for name in node.inputs)
+    out = product = graph.target(node)
+    require_multiplier(node, left.scale * right.scale * node.factor / out.scale)
     if node.factor != 1:
         product = replace(out, name=f"{out.name}/product", scale=float(np.float32(out.scale) / np.float32(node.factor)))
     graph.add(Operator.BATCH_MATMUL, graph.sources(node), product, schema.BatchMatMulOptionsT())

@@ -14,7 +14,7 @@ import numpy as np
 
 from export.lowerings import _tflite_layers, _tflite_tokens
 from export.lowerings._tflite_file import File, Operator, Type, schema
-from export.lowerings._tflite_graph import Graph
+from export.lowerings._tflite_graph import Graph, require_multiplier
 from msq.integer_model import IntegerModel
 from msq.nodes import (
     Add,
@@ -114,14 +114,22 @@ def _dequantize(graph: Graph, node: Dequantize) -> None:
     graph.add(Operator.DEQUANTIZE, graph.sources(node), graph.out(node), schema.DequantizeOptionsT())
 
 
-def _binary(operator: int, options: Any) -> Callable[[Graph, Any], None]:
-    def emit(graph: Graph, node: Add | Multiply) -> None:
-        table = options()
-        table.fusedActivationFunction, out = graph.fused(node)
-        graph.add(operator, graph.sources(node), out, table)
-        graph.clip(node, out)
+def _add(graph: Graph, node: Add) -> None:
+    out = graph.out(node)
+    require_multiplier(node, max(graph.model.tensors[name].scale for name in node.inputs) / out.scale)
+    _binary(graph, node, Operator.ADD, schema.AddOptionsT())
 
-    return emit
+
+def _multiply(graph: Graph, node: Multiply) -> None:
+    left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
+    require_multiplier(node, left.scale * right.scale / out.scale)
+    _binary(graph, node, Operator.MUL, schema.MulOptionsT())
+
+
+def _binary(graph: Graph, node: Add | Multiply, operator: int, options: Any) -> None:
+    options.fusedActivationFunction, out = graph.fused(node)
+    graph.add(operator, graph.sources(node), out, options)
+    graph.clip(node, out)
 
 
 def _lookup(graph: Graph, node: Lookup) -> None:
@@ -167,10 +175,10 @@ _EMIT: dict[type[Node], Callable[[Graph, Any], None]] = {
     Dequantize: _dequantize,
     Conv2d: _tflite_layers.conv2d,
     Linear: _tflite_layers.linear,
-    Add: _binary(Operator.ADD, schema.AddOptionsT),
+    Add: _add,
     AveragePool: _tflite_layers.average_pool,
     Lookup: _lookup,
-    Multiply: _binary(Operator.MUL, schema.MulOptionsT),
+    Multiply: _multiply,
     MaxPool: _tflite_layers.max_pool,
     Flatten: _reshape,
     MatMul: _tflite_tokens.matmul,
