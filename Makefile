@@ -18,7 +18,7 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
-KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so)
+KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
@@ -60,7 +60,7 @@ $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
 # With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime,$(RUNTIME)),$(KERNELS))
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -85,37 +85,43 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
-kernels: $(KERNELS) ## build the C library of packed kernels for x86-64 and aarch64, with zig from PyPI
+kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
 
-# $(call zig_build,processor,folder,more options of CMake)
+# $(call zig_build,processor,C library,folder,more options of CMake,targets)
 define zig_build
-	$(VENV)/bin/cmake -S runtimes/kernels -B $(2) -G Ninja --log-level=WARNING \
+	$(VENV)/bin/cmake -S runtimes/kernels -B $(3) -G Ninja --log-level=WARNING \
 	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/runtimes/kernels/zig.cmake \
-	    -DMSQ_TARGET=$(1)-linux-gnu.2.17 $(3) \
+	    -DMSQ_TARGET=$(1)-linux-$(2) $(4) \
 	    -DMSQ_ZIG=$$($(PY) -c 'import pathlib, ziglang; print(pathlib.Path(ziglang.__file__).parent / "zig")')
-	$(VENV)/bin/cmake --build $(2)
+	$(VENV)/bin/cmake --build $(3) --target $(5)
 endef
 
-KERNEL_SOURCES := $(wildcard runtimes/kernels/*.*)
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
 
-runtimes/kernels/lib/%/libmsq_kernels.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,build/kernels/$*)
+runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
 	@# Moved, not written over: a program may have the last one in use.
-	@mkdir -p $(@D) && cp build/kernels/$*/libmsq_kernels.so $@.new && mv $@.new $@
+	@mkdir -p $(@D) && for library in kernels native; do \
+	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
+
+# Static, by musl: it runs where there is nothing else.
+runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,musl,build/kernels/$*-static,,msq-run)
+	@mkdir -p $(@D) && cp build/kernels/$*-static/msq-run $@.new && mv $@.new $@
 
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
 # Stops where a calculation is undefined.
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$(shell uname -m),$(@D),-DMSQ_SANITIZE=ON)
+	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,msq_kernels msq_native)
 
-sanitize: $(DEV_SETUP) $(KERNELS) ## the kernels' tests under AddressSanitizer too, built by the machine's own gcc
+sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so \
-	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py -k "not emulated"
+	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
+	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
 
 test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
@@ -148,7 +154,7 @@ bench-avx2: $(SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(SETUP) $(KERNELS) ## whole models through the hook beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar

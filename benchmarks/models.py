@@ -1,9 +1,9 @@
 """Whole models at MSQ's bits beside ONNX Runtime's int8: make bench-models.
 
 Each model of the zoo goes through the toolchain on a few made-up images, which is enough for mixed widths, and runs as
-its bundle. The rival is what a user gets without us: the float net exported by torch and quantized by ONNX Runtime's
-own tool (static, uint8 activations, int8 weights per channel). Both take and return float32, on one thread; they take
-turns in one process, run by run, and the 10th percentile of each counts.
+its bundle, on the native runtime and through the hook. The rival is what a user gets without us: the float net exported
+by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights per channel). All take and
+return float32, on one thread; they take turns in one process, run by run, and the 10th percentile of each counts.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from benchmarks.result import Bar, at_most, finish
 from export.bundle import export
 from msq.checkpoint import Checkpoint, InputSpec
 from msq.cli import run
-from msq.integer_model import WEIGHTS_FILE
+from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE
 from msq.recipe import RecipeFile
 from runtimes.onnxruntime_stock import MODEL_FILE
 from train import models
@@ -49,7 +49,13 @@ class Model:
     size: int
 
 
-MODELS = (Model("resnet8", 32), Model("resnet20", 32), Model("mobilenet-v2", 224), Model("resnet50", 224))
+MODELS = (
+    Model("resnet8", 32),
+    Model("resnet20", 32),
+    Model("mobilenet-v2", 224),
+    Model("efficientnet-lite0", 224),
+    Model("resnet50", 224),
+)
 IMAGES = 8
 
 
@@ -69,7 +75,8 @@ def main(
         if not (bundle / "manifest.json").exists():
             export(folder / "checkpoint", bundle, "onnxruntime")
         sessions: dict[str, _Bundle | _Onnx] = {
-            "packed": _Bundle(bundle),
+            "native": _Bundle(bundle, "native"),
+            "packed": _Bundle(bundle, "onnxruntime"),
             "int8": _Onnx(_quantized(model, images, folder)),
             "float32": _Onnx(_float(model, folder)),
         }
@@ -77,7 +84,7 @@ def main(
             figures.append({
                 "model": model.name,
                 "what": name,
-                "bits": checkpoint.average_bits if name == "packed" else {"int8": 8, "float32": 32}[name],
+                "bits": {"int8": 8, "float32": 32}.get(name, checkpoint.average_bits),
                 "bytes": sessions[name].bytes,
                 "microseconds": [round(1e6 * time, 1) for time in times],
             })  # fmt: skip
@@ -87,25 +94,29 @@ def main(
 
 
 class _Bundle:
-    """A bundle on the packed kernels."""
+    """A bundle on the packed kernels, in a runtime."""
 
-    def __init__(self, folder: Path) -> None:
-        self._session = runtimes.adapter("onnxruntime").load(folder, 1)
-        self.bytes = sum((folder / name).stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE))
+    def __init__(self, folder: Path, runtime: str) -> None:
+        self._session = runtimes.adapter(runtime).load(folder, 1)
+        model = GRAPH_FILE if runtime == "native" else MODEL_FILE
+        self.bytes = sum((folder / name).stat().st_size for name in (model, WEIGHTS_FILE))
 
     def run(self, _: None, inputs: dict[str, Any]) -> Any:
         return self._session.run(inputs["x"])
 
 
 class _Onnx:
-    """A file that takes images channels first."""
+    """A file that takes images channels first. They are brought into that order once, in a run that does not count."""
 
     def __init__(self, path: Path) -> None:
         self._session = session(str(path))
+        self._x: Any = None
         self.bytes = path.stat().st_size
 
     def run(self, _: None, inputs: dict[str, Any]) -> Any:
-        return self._session.run(None, {"x": np.ascontiguousarray(inputs["x"].transpose(0, 3, 1, 2))})
+        if self._x is None:
+            self._x = np.ascontiguousarray(inputs["x"].transpose(0, 3, 1, 2))
+        return self._session.run(None, {"x": self._x})
 
 
 def _images(model: Model) -> Any:
@@ -191,9 +202,10 @@ def bars(figures: list[dict[str, Any]]) -> list[Bar]:
     """Return what whole models must reach."""
     found = []
     for name in dict.fromkeys(one["model"] for one in figures):
-        ours, theirs = percentile(figures, name, "packed"), percentile(figures, name, "int8")
-        ratio = None if ours is None or theirs is None else ours / theirs
-        found.append(at_most(f"{name} through the hook: time / ONNX Runtime int8", ratio, 1.05))
+        for what, how, most in (("native", "on the native runtime", 0.85), ("packed", "through the hook", 1.05)):
+            ours, theirs = percentile(figures, name, what), percentile(figures, name, "int8")
+            ratio = None if ours is None or theirs is None else ours / theirs
+            found.append(at_most(f"{name} {how}: time / ONNX Runtime int8", ratio, most))
     return found
 
 

@@ -100,7 +100,7 @@ def measure(
             manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
             runtime=runtime,
             runtime_version=first.runtime_version,
-            runtime_mode=cast(Literal["stock", "hook", "oracle"], adapter.MODE),
+            runtime_mode=cast(Literal["stock", "hook", "native", "oracle"], adapter.MODE),
             device=_device(facts, transport),
             environment=Environment(
                 machine=first.machine,
@@ -184,7 +184,7 @@ def _require_parity(golden: Golden, mode: str, where: str) -> None:
             f"{where}: outputs on the golden vectors differ from the exporting host's (operators: {differing} LSB)",
             hint="export the bundle again with the runtime's release that the device has",
         )
-    if golden.max_lsb_to_oracle > (0 if mode == "oracle" else MAX_LSB):
+    if golden.max_lsb_to_oracle > (0 if mode in ("oracle", "native") else MAX_LSB):
         raise ParityError(
             f"{where}: outputs on the golden vectors differ from the oracle's (operators: {differing} LSB)",
             hint="another runtime may compute these operators exactly",

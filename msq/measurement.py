@@ -61,7 +61,7 @@ class Measurement(Artefact):
     manifest_sha256: str
     runtime: str
     runtime_version: str
-    runtime_mode: Literal["stock", "hook", "oracle"]
+    runtime_mode: Literal["stock", "hook", "native", "oracle"]
     device: Device
     environment: Environment
     parity: TensorParity

@@ -36,7 +36,7 @@ class Adapter(Protocol):
     LOWERING: str
     """Name of the export lowering whose bundles it loads."""
     MODE: str
-    """stock (the runtime as released), hook (with our packed kernels) or oracle."""
+    """stock (the runtime as released), hook (with our packed kernels), native (our own) or oracle."""
     STEPWISE: bool
     """It rounds in its own way, so that over a whole model differences add up: nodes are compared one by one."""
     PACKAGES: Sequence[str]

@@ -193,11 +193,16 @@ class Kernels:
         return BundleError(f"packed kernels: {reason}", hint="export the model again")
 
 
+def library_path(name: str, variable: str) -> Path:
+    """Return the file that an environment variable names, or the library of this processor that was built."""
+    named = os.environ.get(variable)
+    return Path(named) if named else KERNELS / platform.machine() / name
+
+
 @functools.lru_cache
 def kernels() -> Kernels:
     """Return the library of this processor, or what MSQ_KERNELS_LIBRARY names. Raises DeviceError."""
-    named = os.environ.get(LIBRARY_VARIABLE)
-    return Kernels(Path(named) if named else KERNELS / platform.machine() / "libmsq_kernels.so")
+    return Kernels(library_path("libmsq_kernels.so", LIBRARY_VARIABLE))
 
 
 class Threads:

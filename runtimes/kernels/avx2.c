@@ -32,6 +32,6 @@ DEPTHWISE_OVER(BLOCKS)
 static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
-    "avx2", "AVX2", supported, 0x80, 1, {6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "avx2", "AVX2", supported, FLIP, 1, {6},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

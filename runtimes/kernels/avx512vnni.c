@@ -29,6 +29,7 @@ typedef struct {
 #define LOAD_4(p) (p)
 #define DOT(sum, weights, x, lane, wide) _mm512_dpbusd_epi32(sum, inputs_of((x) + 4 * (lane)), weights)
 #define WEIGHTS_OF(block, v, bits, group, grid) weights_of(block, bits, group, &(grid))
+#define FLIP 0x80
 #define TIER_SUMS 24
 #define TIER_TILES(TILE) \
     TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) \
@@ -100,33 +101,84 @@ DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 
+/* What of an epilogue all outputs share. */
+typedef struct {
+    __m512 low, high, ratio, residual_ratio, most;
+    __m512i residual_zero;
+    __m512i zero, least; /* of int16 and int8 codes */
+} shared512;
+
+/* Sixteen outputs, which lack a zero point and a lower limit. values: of the residual addition, if it `adds`. */
+INLINE __m512i codes_of(const bool adds, __m512i sums, __m512i bias, __m512 multiplier, __m128i values,
+                        const shared512 *s) {
+    enum { WHOLE = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    const __m512 exact = _mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(ADD(sums, bias)), multiplier), s->high);
+    if (!adds) return _mm512_cvtps_epi32(exact);
+    const __m512 code = _mm512_roundscale_ps(_mm512_max_ps(exact, s->low), WHOLE);
+    const __m512 left = _mm512_roundscale_ps(_mm512_mul_ps(code, s->ratio), WHOLE);
+    const __m512 centred = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepi8_epi32(values), s->residual_zero));
+    const __m512 right = _mm512_roundscale_ps(_mm512_mul_ps(centred, s->residual_ratio), WHOLE);
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_add_ps(left, right), s->most));
+}
+
 /* Four registers of sums at a time: saturating packs do the lower clamp of what is far below, and interleave the parts
- * of the registers, which the last permutation takes back. */
-static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
-                       int8_t *y, size_t step) {
-    enum { WHOLE = 4 * LANES };
-    const __m512 high = _mm512_set1_ps(e->high);
-    const __m512i zero = _mm512_set1_epi16((short)e->zero), low = _mm512_set1_epi8((char)((int)e->low + e->zero));
+ * of the registers, which the last permutation takes back. What is left goes by single registers. */
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *e, int8_t *y, size_t step) {
+    const int32_t zero = adds ? e->sum_zero : e->zero;
+    const shared512 shared = {
+        .low = _mm512_set1_ps(e->low),
+        .high = _mm512_set1_ps(e->high),
+        .ratio = _mm512_set1_ps(e->ratio),
+        .residual_ratio = _mm512_set1_ps(e->residual_ratio),
+        .most = _mm512_set1_ps((float)(e->sum_high - zero)),
+        .residual_zero = _mm512_set1_epi32(e->residual_zero),
+        .zero = _mm512_set1_epi16((short)zero),
+        .least = _mm512_set1_epi8((char)(adds ? e->sum_low : (int32_t)e->low + zero)),
+    };
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    int32_t n = 0;
-    for (; e->values == NULL && n + WHOLE <= count; n += WHOLE) {
+    const int8_t *const values = e->values;
+    for (int32_t n = 0, now; n < count; n += now) {
+        now = count - n >= 4 * LANES ? 4 * LANES : count - n < LANES ? count - n : LANES;
+        const __mmask16 mask = (__mmask16)((1u << (now < LANES ? now : LANES)) - 1);
+        const int32_t *sum = sums + n;
+        size_t at = (size_t)n;
+        if (now < 4 * LANES) {
+            const __m512i bias = LOAD(e->bias + n);
+            const __m512 multiplier = _mm512_loadu_ps(e->multiplier + n);
+            for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
+                const __m128i other = adds ? _mm_maskz_loadu_epi8(mask, values + at) : _mm_setzero_si128();
+                const __m512i code = codes_of(adds, LOAD(sum), bias, multiplier, other, &shared);
+                const __m256i half = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(code), _mm512_castsi512_si256(shared.zero));
+                const __m128i codes = _mm_max_epi8(_mm256_cvtsepi16_epi8(half), _mm512_castsi512_si128(shared.least));
+                _mm_mask_storeu_epi8(y + at, mask, codes);
+            }
+            continue;
+        }
         __m512i bias[4], code[4];
         __m512 multiplier[4];
         memcpy(bias, e->bias + n, sizeof bias);
         memcpy(multiplier, e->multiplier + n, sizeof multiplier);
-        for (int32_t r = 0; r < rows; r++) {
-            const int32_t *sum = sums + (size_t)r * sums_step + n;
+        for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
             UNROLL for (int i = 0; i < 4; i++) {
-                const __m512 exact = _mm512_cvtepi32_ps(ADD(LOAD(sum + i * LANES), bias[i]));
-                code[i] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(exact, multiplier[i]), high));
+                __m128i other = _mm_setzero_si128();
+                if (adds) memcpy(&other, values + at + i * LANES, sizeof other);
+                code[i] = codes_of(adds, LOAD(sum + i * LANES), bias[i], multiplier[i], other, &shared);
             }
-            const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), zero);
-            const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), zero);
-            const __m512i codes = _mm512_max_epi8(_mm512_packs_epi16(one, two), low);
-            STORE(y + (size_t)r * step + n, _mm512_permutexvar_epi32(order, codes));
+            const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), shared.zero);
+            const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), shared.zero);
+            const __m512i codes = _mm512_max_epi8(_mm512_packs_epi16(one, two), shared.least);
+            STORE(y + at, _mm512_permutexvar_epi32(order, codes));
         }
     }
-    plain_requantize(sums, sums_step, rows, n, count, e, y, step);
+}
+
+static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
+                       int8_t *y, size_t step) {
+    if (e->values)
+        requantize_by(true, sums, sums_step, rows, count, e, y, step);
+    else
+        requantize_by(false, sums, sums_step, rows, count, e, y, step);
 }
 
 static bool supported(void) {
@@ -135,6 +187,6 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avx512vnni = {
-    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, 0x80, 4, {12, 12, 8, 6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {12, 12, 8, 6},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -20,6 +20,6 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avxvnni = {
-    "avxvnni", "AVX2 and AVX-VNNI", supported, 0x80, 1, {6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "avxvnni", "AVX2 and AVX-VNNI", supported, FLIP, 1, {6},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -37,10 +37,14 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     if (w->images > call->batch) w->images = call->batch;
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
-    w->gathered = !depthwise && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
-    /* Gathered rows of a pointwise layer come from x at once; others from the staged images, behind which there is room
-     * to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = depthwise || padded || (w->gathered ? !pointwise : layer->tier->flip != 0);
+    w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
+    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped. */
+    const bool single = layer->taps == 1 && !padded, sparse = single && !pointwise && layer->tier->flip;
+    w->gathered = !depthwise && !w->realigned &&
+                  (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS || sparse);
+    /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
+     * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
+    w->staged = depthwise || w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0);
     w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
@@ -72,8 +76,8 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     (void)thread;
     msq_work *w = context;
     const msq_layer_spec *s = &w->layer->spec;
-    const uint8_t flip = w->layer->tier->flip;
-    const uint8_t zero = (uint8_t)(s->input_zero ^ flip);
+    const msq_tier *tier = w->layer->tier;
+    const uint8_t zero = (uint8_t)(s->input_zero ^ tier->flip);
     const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
     const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
     uint8_t *to = w->stage + (size_t)part * (size_t)w->padded_width * wide;
@@ -88,11 +92,11 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
     to += (size_t)s->padding[1] * wide;
     if (wide == channels) {
         const size_t size = (size_t)w->call->width * channels;
-        for (size_t i = 0; i < size; i++) to[i] = from[i] ^ flip;
+        tier->copy(from, size, to);
         to += size;
     } else {
         for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
-            for (size_t i = 0; i < channels; i++) to[i] = from[i] ^ flip;
+            tier->copy(from, channels, to);
             memset(to + channels, 0, wide - channels);
         }
     }
@@ -128,44 +132,29 @@ msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output) {
 }
 
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
-                int32_t output, int32_t count, int8_t *codes) {
+                int32_t output, int32_t count) {
     const size_t outputs = (size_t)w->layer->spec.outputs;
     const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row;
     const size_t at = pixel * outputs + (size_t)output;
-    const int32_t padded = (int32_t)msq_rounded((size_t)count, PANEL);
-    const msq_residual *residual = w->call->residual;
-    if (w->call->y && padded == count) {
-        e->values = residual ? residual->values + at : NULL;
+    if (w->call->y) {
+        e->values = w->call->residual ? w->call->residual->values + at : NULL;
         w->layer->tier->requantize(sums, (size_t)step, rows, count, e, w->call->y + at, outputs);
         return;
     }
-    for (int32_t r = 0; r < rows; r++, sums += step) {
-        const size_t to = at + (size_t)r * outputs;
-        if (w->call->sums) {
-            for (int32_t i = 0; i < count; i++)
-                w->call->sums[to + (size_t)i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
-            continue;
-        }
-        e->values = NULL;
-        if (residual) {
-            memcpy(codes + padded, residual->values + to, (size_t)count);
-            e->values = codes + padded;
-        }
-        w->layer->tier->requantize(sums, 0, 1, padded, e, codes, 0);
-        memcpy(w->call->y + to, codes, (size_t)count);
-    }
+    int32_t *to = w->call->sums + at;
+    for (; rows > 0; rows--, sums += step, to += outputs)
+        for (int32_t i = 0; i < count; i++) to[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)e->bias[i]);
 }
 
 /* Part: one row of y of a layer without bits. */
 static void write_bias(void *context, int32_t part, int32_t thread) {
     msq_work *w = context;
     int32_t *sums = (int32_t *)(w->scratch + (size_t)thread * w->thread_bytes);
-    int8_t *codes = (int8_t *)(sums + TILE_OUTPUTS);
     memset(sums, 0, TILE_OUTPUTS * sizeof *sums);
     for (int32_t n = 0; n < w->layer->spec.outputs; n += TILE_OUTPUTS) {
         const int32_t left = w->layer->spec.outputs - n;
         msq_epilogue e = msq_epilogue_of(w, n);
-        msq_finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS, codes);
+        msq_finish(w, &e, sums, 0, part, 1, n, left < TILE_OUTPUTS ? left : TILE_OUTPUTS);
     }
 }
 

@@ -19,7 +19,7 @@ void msq_plan_depthwise(msq_work *w, int32_t threads) {
     const size_t wide = (size_t)w->padded_channels;
     /* The weights as they are unpacked, with what is read beyond their end, and the sums share their room. */
     const size_t flat = msq_rounded((size_t)layer->taps * (size_t)layer->spec.outputs, ATOM) + ATOM;
-    const size_t sums = COLUMNS * wide * sizeof(int32_t) + 2 * wide;
+    const size_t sums = COLUMNS * wide * sizeof(int32_t);
     w->thread_bytes = msq_rounded(msq_window_weights(&window), ATOM) + msq_rounded(flat > sums ? flat : sums, ATOM);
     w->line_parts = threads;
 }
@@ -36,7 +36,6 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
     own += msq_rounded(msq_window_weights(&window), ATOM);
     int8_t *flat = (int8_t *)own;
     int32_t *sums = (int32_t *)own; /* once the weights are arranged */
-    int8_t *codes = (int8_t *)(sums + COLUMNS * channels);
 
     layer->tier->unpack(&layer->grid, s->packed, 0, msq_ceil((int64_t)layer->taps * s->outputs, ATOM), flat, ATOM);
     layer->tier->arrange(&window, (uint8_t *)flat, (size_t)s->outputs, weights);
@@ -49,8 +48,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
             columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
             const uint8_t *from = msq_field(w, line / w->height, line % w->height, column);
             layer->tier->depthwise(&layer->grid, &window, columns, from, weights, sums);
-            msq_finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs,
-                       codes);
+            msq_finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs);
         }
     }
 }

@@ -44,6 +44,6 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
 static bool supported(void) { return getauxval(AT_HWCAP) & (1ul << 20); /* ASIMDDP */ }
 
 const msq_tier msq_dotprod = {
-    "dotprod", "the dot product instructions of ARMv8.2", supported, 0, 1, {TILE_ROWS},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "dotprod", "the dot product instructions of ARMv8.2", supported, FLIP, 1, {TILE_ROWS},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -1,7 +1,4 @@
 /* Arithmetic of tensors without weights, as the integer model defines it. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "msq_kernels.h"
 #include "tier.h"
 
@@ -41,7 +38,6 @@ msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, i
         const int32_t count = channels - c < PANEL ? channels - c : PANEL;
         int32_t sums[PANEL] = {0}, bias[PANEL];
         float multipliers[PANEL];
-        int8_t codes[PANEL];
         const int8_t *in = x + c;
         for (int32_t pixel = 0; pixel < pixels; pixel++, in += channels) {
             if (count == PANEL) /* a loop whose length the compiler knows */
@@ -60,8 +56,7 @@ msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, i
             .high = (float)(high - output_zero),
             .zero = output_zero,
         };
-        tier->requantize(sums, 0, 1, PANEL, &e, codes, 0);
-        memcpy(y + c, codes, (size_t)count);
+        tier->requantize(sums, 0, 1, count, &e, y + c, 0);
     }
     return MSQ_OK;
 }

@@ -92,6 +92,6 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
 static bool supported(void) { return getauxval(AT_HWCAP2) & (1ul << 13); /* I8MM */ }
 
 const msq_tier msq_i8mm = {
-    "i8mm", "the 8-bit matrix instructions of ARMv8.6", supported, 0, 1, {6},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "i8mm", "the 8-bit matrix instructions of ARMv8.6", supported, FLIP, 1, {6},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -31,6 +31,7 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */
     uint8_t *stage, *scratch;
@@ -48,19 +49,22 @@ static inline int32_t msq_ceil(int64_t size, int32_t by) { return (int32_t)((siz
 /* Whether rows are pixels of x as they lie. */
 bool msq_is_pointwise(const msq_layer_spec *spec);
 
+/* Whether the pixels of a line of taps follow one another. */
+static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);
 
 /* What outputs from `output` on are made of their sums by. */
 msq_epilogue msq_epilogue_of(const msq_work *w, int32_t output);
 
-/* Write `count` outputs of rows from their sums, of which each row has `step`. codes: room for count, rounded up to
- * whole panels, twice. */
+/* Write `count` outputs of rows from their sums, of which each row has `step`. */
 void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t step, int64_t row, int32_t rows,
-                int32_t output, int32_t count, int8_t *codes);
+                int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
- * MSQ_INVALID: more parts than can be counted. */
+ * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. */
+bool msq_can_realign(const msq_layer *layer);
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
 

@@ -10,13 +10,14 @@
  *   WEIGHTS_OF(block, v, bits, group, grid)  the weights of vector v of a group of a packed block
  *   GRID, GRID_OF(grid)        what WEIGHTS_OF takes, made once a layer
  *   TIER_TILES(TILE), TIER_SUMS              TILE(rows, panels) for every size of a tile, and the most sums of one
+ *   FLIP                       the tier's `flip`: 0, if not defined
  *   TIER_CARES_FOR_WIDE        where DOT uses `wide`
  *   INPUT                      type of an input that is not flipped back: int8_t, if not defined
  *   TIER_HAS_TILE              where it has its own `tile`
  *   TIER_HAS_DEPTHWISE         where it has its own held_depthwise, for windows that is_held() says
  *   TIER_HAS_ARRANGE           where held_depthwise has its own order of weights, made by held_arrange
  *   TIER_HAS_REQUANTIZE        where it has its own `requantize`
- *   TIER_IS_SMALL              where loops are better left loops
+ *   TIER_IS_SMALL              where loops are left loops, and widths and numbers of rows variables
  */
 #include <string.h>
 
@@ -33,7 +34,14 @@
 
 #define VECS (PANEL / LANES)
 
+#ifndef FLIP
+#define FLIP 0
+#endif
+
 /* Do CALL(width) with the width as a literal, so that each has a loop of its own. */
+#if defined(TIER_IS_SMALL)
+#define FOR_WIDTH(width, CALL) CALL(width);
+#else
 #define FOR_WIDTH(width, CALL) \
     switch (width) { \
         case 1: CALL(1); return; \
@@ -46,6 +54,7 @@
         case 8: CALL(8); return; \
         default: __builtin_unreachable(); \
     }
+#endif
 
 #ifndef TIER_HAS_TILE
 INLINE void tile_step(const int rows, const int vecs, const int lane, const bool wide, INPUTS const *x,
@@ -110,6 +119,10 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
 }
 #endif
 
+static void copy(const uint8_t *x, size_t count, uint8_t *to) {
+    for (size_t i = 0; i < count; i++) to[i] = x[i] ^ FLIP;
+}
+
 static void prepare(msq_grid *grid) {
     _Static_assert(sizeof(GRID) <= sizeof grid->made, "a grid has room for what this tier makes of it");
     const GRID made = GRID_OF(grid);
@@ -138,21 +151,16 @@ INLINE void unpack_of(const int bits, const msq_grid *grid, const uint8_t *packe
     const GRID *const made = (const void *)grid->made;
     packed += first / GROUPS * (size_t)bits * ATOM;
     /* A panel may begin and end within a block: of such ones all is unpacked, and what belongs to it is taken. */
-    for (int32_t skip = (int32_t)(first % GROUPS); groups > 0; skip = 0) {
-        if (skip == 0 && groups >= GROUPS) {
-            unpack_blocks(bits, made, packed, groups / GROUPS, weights, stride);
-            packed += groups / GROUPS * bits * ATOM;
-            weights += (size_t)(groups / GROUPS * GROUPS) * stride;
-            groups %= GROUPS;
-            continue;
-        }
+    for (int32_t skip = (int32_t)(first % GROUPS), taken; groups > 0; groups -= taken, skip = 0) {
         _Alignas(ATOM) int8_t block[GROUPS * ATOM];
-        const int32_t taken = groups < GROUPS - skip ? groups : GROUPS - skip;
-        unpack_blocks(bits, made, packed, 1, block, ATOM);
-        for (int32_t i = 0; i < taken; i++) memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
-        packed += bits * ATOM;
+        const bool whole = skip == 0 && groups >= GROUPS;
+        const int32_t blocks = whole ? groups / GROUPS : 1;
+        unpack_blocks(bits, made, packed, blocks, whole ? weights : block, whole ? stride : ATOM);
+        taken = whole ? blocks * GROUPS : groups < GROUPS - skip ? groups : GROUPS - skip;
+        for (int32_t i = 0; !whole && i < taken; i++)
+            memcpy(weights + (size_t)i * stride, block + (skip + i) * ATOM, ATOM);
+        packed += blocks * bits * ATOM;
         weights += (size_t)taken * stride;
-        groups -= taken;
     }
 }
 
@@ -180,17 +188,15 @@ INLINE void fused_of(const int bits, const int rows, const bool wide, const msq_
             now[2 * r] = LOAD_16(x[r] + block * BLOCK);
             now[2 * r + 1] = LOAD_16(x[r] + block * BLOCK + 16);
         }
-#define FUSED_GROUP(group) \
-    UNROLL for (int v = 0; v < VECS; v++) { \
-        const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, own); \
-        UNROLL for (int r = 0; r < rows; r++) { \
-            VEC *sum = &sums[(r * VECS + v) * chains + (group) % chains]; \
-            *sum = DOT(*sum, w, now[2 * r + (group) / 4], (group) % 4, wide); \
-        } \
-    }
-        FUSED_GROUP(0) FUSED_GROUP(1) FUSED_GROUP(2) FUSED_GROUP(3)
-        FUSED_GROUP(4) FUSED_GROUP(5) FUSED_GROUP(6) FUSED_GROUP(7)
-#undef FUSED_GROUP
+        UNROLL for (int group = 0; group < GROUPS; group++) {
+            UNROLL for (int v = 0; v < VECS; v++) {
+                const WEIGHTS w = WEIGHTS_OF(packed, v, bits, group, own);
+                UNROLL for (int r = 0; r < rows; r++) {
+                    VEC *sum = &sums[(r * VECS + v) * chains + group % chains];
+                    *sum = DOT(*sum, w, now[2 * r + group / 4], group % 4, wide);
+                }
+            }
+        }
     }
     UNROLL for (int i = 0; i < rows * VECS; i++) {
         VEC sum = ZERO();
@@ -203,13 +209,16 @@ INLINE void fused_rows(const int bits, const msq_grid *grid, int32_t rows, const
                        const uint8_t *packed, int32_t *sums) {
     /* One bit more where a = 2; both grids of a width are of one instance, so the wider counts. */
     const bool wide = bits > 6;
+#if defined(TIER_IS_SMALL)
+    fused_of(bits, rows, wide, grid, x, blocks, packed, sums);
+#else
     switch (rows) {
         case 1: fused_of(bits, 1, wide, grid, x, blocks, packed, sums); return;
         case 2: fused_of(bits, 2, wide, grid, x, blocks, packed, sums); return;
-        case 3: fused_of(bits, 3, wide, grid, x, blocks, packed, sums); return;
         case 4: fused_of(bits, 4, wide, grid, x, blocks, packed, sums); return;
         default: __builtin_unreachable();
     }
+#endif
 }
 
 static void fused(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
@@ -281,48 +290,47 @@ INLINE float code_of(int32_t sum, int32_t bias, float multiplier, float low, flo
     return within((float)(int32_t)((uint32_t)sum + (uint32_t)bias) * multiplier, low, high);
 }
 
-/* From output `from` on. */
-INLINE void plain_requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t from, int32_t count,
-                             const msq_epilogue *e, int8_t *y, size_t step) {
-    const int32_t *const bias = e->bias;
-    const float *const multiplier = e->multiplier;
-    const int8_t *values = e->values;
-    const float low = e->low, high = e->high;
-    const int32_t zero = e->zero;
-    if (values == NULL) {
-        for (; rows > 0; rows--, sums += sums_step, y += step) {
-            for (int32_t n = from; n < count; n += PANEL) {
-                int8_t codes[PANEL];
-                for (int i = 0; i < PANEL; i++) {
-                    const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
-                    codes[i] = (int8_t)((int32_t)__builtin_rintf(code) + zero);
-                }
-                memcpy(y + n, codes, PANEL);
-            }
+#ifndef TIER_HAS_REQUANTIZE
+/* PANEL outputs from the n-th on. values: of the residual addition, if it `adds`. */
+INLINE void codes_of(const bool adds, const int32_t *sums, int32_t n, const int8_t *values, const msq_epilogue *e,
+                     int8_t *codes) {
+    const float low = adds ? (float)(e->sum_low - e->sum_zero) : e->low;
+    const float high = adds ? (float)(e->sum_high - e->sum_zero) : e->high;
+    const int32_t zero = adds ? e->sum_zero : e->zero;
+    for (int i = 0; i < PANEL; i++) {
+        float code = code_of(sums[n + i], e->bias[n + i], e->multiplier[n + i], e->low, e->high);
+        if (adds) {
+            const float left = __builtin_rintf(__builtin_rintf(code) * e->ratio);
+            code = within(left + __builtin_rintf((float)(values[i] - e->residual_zero) * e->residual_ratio), low, high);
         }
-        return;
-    }
-    const float ratio = e->ratio, residual_ratio = e->residual_ratio;
-    const int32_t residual_zero = e->residual_zero, sum_zero = e->sum_zero;
-    const float sum_low = (float)(e->sum_low - sum_zero), sum_high = (float)(e->sum_high - sum_zero);
-    for (; rows > 0; rows--, sums += sums_step, y += step, values += step) {
-        for (int32_t n = from; n < count; n += PANEL) {
-            int8_t codes[PANEL];
-            for (int i = 0; i < PANEL; i++) {
-                const float code = code_of(sums[n + i], bias[n + i], multiplier[n + i], low, high);
-                const float left = __builtin_rintf(__builtin_rintf(code) * ratio);
-                const float right = __builtin_rintf((float)(values[n + i] - residual_zero) * residual_ratio);
-                codes[i] = (int8_t)((int32_t)within(left + right, sum_low, sum_high) + sum_zero);
-            }
-            memcpy(y + n, codes, PANEL);
-        }
+        codes[i] = (int8_t)((int32_t)__builtin_rintf(code) + zero);
     }
 }
 
-#ifndef TIER_HAS_REQUANTIZE
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *epilogue, int8_t *y, size_t step) {
+    const msq_epilogue e = *epilogue; /* y may be anything to a compiler, even this */
+    const int8_t *values = e.values;
+    for (; rows > 0; rows--, sums += sums_step, y += step, values += adds ? step : 0) {
+        int32_t n = 0;
+        int8_t codes[PANEL], others[PANEL] = {0};
+        for (; n + PANEL <= count; n += PANEL) {
+            codes_of(adds, sums, n, adds ? values + n : NULL, &e, codes);
+            memcpy(y + n, codes, PANEL);
+        }
+        if (n == count) continue;
+        if (adds) memcpy(others, values + n, (size_t)(count - n));
+        codes_of(adds, sums, n, others, &e, codes);
+        memcpy(y + n, codes, (size_t)(count - n));
+    }
+}
+
 static void requantize(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *e,
                        int8_t *y, size_t step) {
-    plain_requantize(sums, sums_step, rows, 0, count, e, y, step);
+    if (e->values)
+        requantize_by(true, sums, sums_step, rows, count, e, y, step);
+    else
+        requantize_by(false, sums, sums_step, rows, count, e, y, step);
 }
 #endif
 
@@ -358,6 +366,9 @@ INLINE void combine_all(const bool product, const bool p_one, const bool q_one, 
 
 INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,
                           const int8_t *q, int32_t q_step, int8_t *y) {
+#if defined(TIER_IS_SMALL)
+    combine_all(product, !p_step, !q_step, a, count, p, q, y);
+#else
     if (count == 1 || (p_step && q_step))
         combine_all(product, false, false, a, count, p, q, y);
     else if (p_step)
@@ -366,6 +377,7 @@ INLINE void combine_steps(const bool product, const msq_arithmetic *a, size_t co
         combine_all(product, true, false, a, count, p, q, y);
     else
         combine_all(product, true, true, a, count, p, q, y);
+#endif
 }
 
 static void combine(bool product, const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step,

@@ -31,7 +31,11 @@ typedef enum {
     MSQ_ALIGNMENT = 2,   /* packed weights or a workspace not at a multiple of 64 bytes */
     MSQ_UNSUPPORTED = 3, /* a tier that this processor cannot run */
     MSQ_MEMORY = 4,
-    MSQ_ABI = 5 /* a caller built for another version */
+    MSQ_ABI = 5,         /* a caller built for another version */
+    /* Of the native runtime alone: */
+    MSQ_FILE = 6,   /* a file that is missing, cut or not what it should be */
+    MSQ_SCHEMA = 7, /* a bundle of a newer version, or with an operation that is not known */
+    MSQ_INPUT = 8   /* an input of another size, or not a number */
 } msq_status;
 
 /* What a layer is. A linear layer is a 1 × 1 convolution. */

@@ -94,6 +94,6 @@ static void tile(const msq_grid *grid, int32_t rows, int32_t panels, const uint8
 static bool supported(void) { return true; }
 
 const msq_tier msq_neon = {
-    "neon", "NEON", supported, 0, 1, {TILE_ROWS},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "neon", "NEON", supported, FLIP, 1, {TILE_ROWS},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

@@ -161,6 +161,7 @@ static inline __attribute__((always_inline)) void requantize_by(const bool adds,
     const int8x16_t low = vdupq_n_s8((int8_t)(adds ? e->sum_low : (int32_t)e->low + offset));
     const int8x16_t high = vdupq_n_s8((int8_t)(adds ? e->sum_high : (int32_t)e->high + offset));
     for (int32_t n = 0; n < count; n += PANEL) {
+        const size_t width = (size_t)(count - n < PANEL ? count - n : PANEL);
         int32x4_t bias[4];
         float32x4_t multiplier[4];
         memcpy(bias, e->bias + n, sizeof bias);
@@ -168,12 +169,19 @@ static inline __attribute__((always_inline)) void requantize_by(const bool adds,
         const int32_t *sum = sums + n;
         size_t at = (size_t)n;
         for (int32_t left = rows; left != 0; left--, sum += sums_step, at += step) {
+            const int8_t *values = adds ? e->values + at : NULL;
+            int8_t others[PANEL] = {0};
+            if (adds && width < PANEL) values = memcpy(others, values, width);
             float32x4_t value[4];
             for (int i = 0; i < 4; i++) {
                 value[i] = vmulq_f32(vcvtq_f32_s32(ADD(LOAD(sum + i * LANES), bias[i])), multiplier[i]);
-                if (adds) value[i] = added(value[i], e->values + at + i * 4, e);
+                if (adds) value[i] = added(value[i], values + i * 4, e);
             }
-            vst1q_s8(y + at, codes_of(value, zero, low, high));
+            const int8x16_t codes = codes_of(value, zero, low, high);
+            if (width == PANEL)
+                vst1q_s8(y + at, codes);
+            else
+                memcpy(y + at, &codes, width);
         }
     }
 }

@@ -6,7 +6,7 @@
 enum {
     CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
     ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
-    FAR_BYTES = 1 << 19,  /* packed weights larger than this are fetched into the second cache ahead of their use */
+    FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
 
 /* What a thread has of its own. */
@@ -14,12 +14,18 @@ typedef struct {
     int64_t *chunk; /* whose rows `x` are of: a number over all groups, or −1 */
     const uint8_t **x;
     int32_t *sums;
-    int8_t *codes, *weights;
+    int8_t *weights, *flat;
     uint8_t *gathered;
 } lane;
 
-/* Whether the pixels of a line of taps follow one another. */
-static bool is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+/* Groups that a line of taps takes where it begins one. */
+static int32_t line_groups(const msq_layer_spec *s) { return msq_ceil((int64_t)s->kernel[1] * s->inputs, GROUP); }
+
+bool msq_can_realign(const msq_layer *layer) {
+    const msq_layer_spec *s = &layer->spec;
+    return msq_is_joined(s) && s->kernel[0] <= MOST_RUNS &&
+           (int64_t)s->kernel[0] * line_groups(s) <= PART_BYTES / (ATOM * layer->tier->panels);
+}
 
 /* A gathered row: zeros, the inputs of whole groups, zeros, for a panel may begin and end within a block. */
 static size_t gathered_bytes(const msq_layer *layer) {
@@ -30,8 +36,9 @@ static size_t gathered_bytes(const msq_layer *layer) {
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows;
     const size_t sizes[] = {
-        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums, 2 * TILE_OUTPUTS,
+        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums,
         rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : 0,
+        w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
     size_t bytes = 0;
@@ -43,9 +50,9 @@ static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
         .chunk = (int64_t *)at[0],
         .weights = (int8_t *)at[1],
         .sums = (int32_t *)at[2],
-        .codes = (int8_t *)at[3],
-        .x = (const uint8_t **)at[4],
-        .gathered = at[5],
+        .x = (const uint8_t **)at[3],
+        .gathered = at[4],
+        .flat = (int8_t *)at[5],
     };
     return bytes;
 }
@@ -99,12 +106,11 @@ static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to
     uint8_t *const end = to + gathered_bytes(w->layer), *const row = to + BLOCK;
     memset(to, 0, BLOCK);
     to = row;
-    if (!w->staged) { /* a pointwise layer's: as it is */
-        const uint8_t flip = w->layer->tier->flip;
-        for (size_t i = 0; i < inputs; i++) to[i] = from[i] ^ flip;
+    if (!w->staged) { /* a single pixel's, as they are */
+        w->layer->tier->copy(from, inputs, to);
         to += inputs;
     }
-    const bool joined = is_joined(s);
+    const bool joined = msq_is_joined(s);
     const int32_t pieces = joined ? 1 : s->kernel[1];
     const size_t piece = joined ? (size_t)s->kernel[1] * inputs : inputs;
     for (int32_t y = 0; w->staged && y < s->kernel[0]; y++) {
@@ -186,9 +192,31 @@ static void fetch(ahead *a, size_t lines) {
         lines -= now;
         a->left -= now;
         if (a->left) return;
-        a->panels--;
-        a->at += a->step - a->lines * ATOM;
+        if (--a->panels == 0) return;
+        a->at -= a->lines * ATOM;
+        a->at += a->step;
         a->left = a->lines;
+    }
+}
+
+/* Unpack a panel so that every line of taps begins a group. Where a line ends within one, weights are 0. */
+static void realign(const msq_work *w, const lane *own, size_t first, int8_t *weights, size_t stride) {
+    const msq_layer_spec *s = &w->layer->spec;
+    w->layer->tier->unpack(&w->layer->grid, s->packed, first, w->layer->row_groups, own->flat, ATOM);
+    const int32_t line = s->kernel[1] * s->inputs;
+    for (int32_t y = 0; y < s->kernel[0]; y++) {
+        for (int32_t at = 0; at < line; at += GROUP, weights += stride) {
+            const int32_t k = y * line + at, shift = k % GROUP * 8;
+            const uint32_t kept = line - at < GROUP ? (1u << (line - at) * 8) - 1 : UINT32_MAX;
+            const int8_t *from = own->flat + k / GROUP * ATOM;
+            for (int n = 0; n < PANEL; n++) {
+                uint32_t low, high;
+                memcpy(&low, from + n * GROUP, GROUP);
+                memcpy(&high, from + ATOM + n * GROUP, GROUP);
+                const uint32_t four = (uint32_t)(((uint64_t)high << 32 | low) >> shift) & kept;
+                memcpy(weights + n * GROUP, &four, GROUP);
+            }
+        }
     }
 }
 
@@ -202,9 +230,13 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
     msq_run runs[MOST_RUNS];
     for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
         const int32_t count = next_runs(w, most_groups, &run, &done, runs, &groups);
-        for (int32_t p = 0; p < panels; p++)
-            tier->unpack(&layer->grid, layer->spec.packed, first + (size_t)p * row_groups + (size_t)before, groups,
-                         own->weights + p * ATOM, (size_t)panels * ATOM);
+        for (int32_t p = 0; p < panels; p++) {
+            const size_t begin = first + (size_t)p * row_groups + (size_t)before, stride = (size_t)panels * ATOM;
+            if (w->realigned)
+                realign(w, own, begin, own->weights + p * ATOM, stride);
+            else
+                tier->unpack(&layer->grid, layer->spec.packed, begin, groups, own->weights + p * ATOM, stride);
+        }
         const bool last = run == w->run_count;
         const int32_t left = last ? layer->row_groups : layer->row_groups - before - groups;
         ahead a = ahead_of(layer, first + (last ? (size_t)panels * row_groups : (size_t)(before + groups)),
@@ -213,11 +245,11 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         for (int32_t row = 0, rows; row < all; row += rows) {
             rows = all - row < most ? all - row : most;
             fetch(&a, lines);
-            int32_t *const sums = own->sums + row * panels * PANEL;
+            /* Of a whole row's inputs at once, sums need not be kept: they stay in the first cache. */
+            int32_t *const sums = own->sums + (last && before == 0 ? 0 : row) * panels * PANEL;
             tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
             if (last)
-                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count,
-                           own->codes);
+                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count);
         }
     }
 }
@@ -232,9 +264,10 @@ static void multiply_fused(const msq_work *w, const lane *own, const outputs_of 
     for (int32_t row = 0; row < all; row += 4) {
         const int32_t rows = all - row < 4 ? all - row : 4;
         const uint8_t *x[4];
-        for (int32_t r = 0; r < rows; r++) x[r] = own->x[row + r] - skip * GROUP;
-        layer->tier->fused(&layer->grid, rows, x, blocks, packed, own->sums);
-        msq_finish(w, &e, own->sums + o->skip, PANEL, first_row + row, rows, o->output, o->count, own->codes);
+        /* Three are four with the last twice, which costs less than code for three. */
+        for (int32_t r = 0; r < 4; r++) x[r] = own->x[row + (r < rows ? r : rows - 1)] - skip * GROUP;
+        layer->tier->fused(&layer->grid, rows == 3 ? 4 : rows, x, blocks, packed, own->sums);
+        msq_finish(w, &e, own->sums + o->skip, PANEL, first_row + row, rows, o->output, o->count);
     }
 }
 
@@ -264,11 +297,11 @@ static void lay_runs(msq_work *w) {
         return;
     }
     const ptrdiff_t pixel = w->padded_channels, line = (ptrdiff_t)w->padded_width * pixel;
-    const bool joined = is_joined(s);
+    const bool joined = msq_is_joined(s);
     for (int32_t y = 0; y < s->kernel[0]; y++) {
         const ptrdiff_t at = y * s->dilation[0] * line;
         if (joined) {
-            w->runs[w->run_count++] = (msq_run){at, s->kernel[1] * s->inputs / GROUP};
+            w->runs[w->run_count++] = (msq_run){at, line_groups(s)};
             continue;
         }
         for (int32_t x = 0; x < s->kernel[1]; x++)

@@ -47,18 +47,16 @@ static inline int32_t dot(int32_t sum, weights4 weights, const int8_t *x) {
 }
 
 static inline weights4 weights_of(const uint8_t *block, int bits, int group, scalar_grid grid) {
+    int code[GROUP] = {0};
     weights4 found;
-    for (int k = 0; k < GROUP; k++) {
-        int code = 0, low = 0;
-        for (int plane = 8; plane; plane /= 2) {
-            if (bits == 8 ? plane != 8 : plane == 8 || !(bits & plane)) continue;
-            const int fields = 8 / plane;
-            const int atom = low + group / fields, shift = plane * (group % fields);
-            code |= (block[atom * ATOM + k] >> shift & ((1 << plane) - 1)) << low;
-            low += plane;
-        }
-        found.w[k] = (int8_t)(grid.a * code - grid.z);
+    for (int plane = bits == 8 ? 8 : 4, low = 0; low < bits; plane /= 2) {
+        if (!(bits & plane)) continue;
+        const int fields = 8 / plane, shift = plane * (group % fields);
+        const uint8_t *atom = block + (low + group / fields) * ATOM;
+        for (int k = 0; k < GROUP; k++) code[k] |= (atom[k] >> shift & ((1 << plane) - 1)) << low;
+        low += plane;
     }
+    for (int k = 0; k < GROUP; k++) found.w[k] = (int8_t)(grid.a * code[k] - grid.z);
     return found;
 }
 
@@ -67,6 +65,6 @@ static inline weights4 weights_of(const uint8_t *block, int bits, int group, sca
 static bool supported(void) { return true; }
 
 const msq_tier msq_scalar = {
-    "scalar", "nothing", supported, 0, 1, {2},
-    prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
+    "scalar", "nothing", supported, FLIP, 1, {2},
+    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine,
 };

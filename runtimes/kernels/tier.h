@@ -74,6 +74,9 @@ typedef struct msq_tier {
     int32_t panels;
     int32_t rows[MAX_PANELS];
 
+    /* Copy inputs, flipped. */
+    void (*copy)(const uint8_t *x, size_t count, uint8_t *to);
+
     /* Fill in grid->made. */
     void (*prepare)(msq_grid *grid);
 
@@ -87,7 +90,7 @@ typedef struct msq_tier {
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
 
     /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
-     * where a block holds other panels' groups; 1..4 rows. */
+     * where a block holds other panels' groups; 1, 2 or 4 rows. */
     void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
                   int32_t *sums);
 
@@ -99,8 +102,8 @@ typedef struct msq_tier {
     void (*depthwise)(const msq_grid *grid, const msq_window *window, int32_t columns, const uint8_t *x,
                       const int8_t *weights, int32_t *sums);
 
-    /* y of rows of count sums, a multiple of 16; from row to row it is sums_step sums, and step codes of y and of the
-     * epilogue's values. */
+    /* y of rows of count sums, which can be read up to a multiple of 16; from row to row it is sums_step sums, and step
+     * codes of y and of the epilogue's values. */
     void (*requantize)(const int32_t *sums, size_t sums_step, int32_t rows, int32_t count, const msq_epilogue *epilogue,
                        int8_t *y, size_t step);
 

@@ -26,6 +26,7 @@ typedef struct {
 #define LOAD_4(p) (p)
 #define DOT(sum, weights, x, lane, wide) dot(sum, weights, inputs_of((x) + 4 * (lane)), wide)
 #define WEIGHTS_OF(block, v, bits, group, grid) weights_of((block) + 32 * (v), bits, group, grid)
+#define FLIP 0x80
 #define TIER_SUMS 12
 #define TIER_TILES(TILE) \
     TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)

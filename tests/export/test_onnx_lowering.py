@@ -1,4 +1,4 @@
-"""The ONNX lowering against the oracle, in stock ONNX Runtime and in onnx's own evaluator."""
+"""Random models in every runtime against the oracle; and the ONNX lowering in onnx's own evaluator."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,15 +202,15 @@ class Chain:
         return self.rng.normal(0, 4, (count, *self.tensors["input"].shape)).astype(np.float32)
 
 
-def assert_equal_in_onnxruntime(chain: Chain) -> None:
-    """Compare every tensor of ONNX Runtime, stock and with the packed kernels, with the oracle's, bit for bit."""
+def assert_equal_in_every_runtime(chain: Chain) -> None:
+    """Compare every tensor of every runtime with the oracle's, bit for bit."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = chain.model().save(folder)
         lowering("onnx").lower(model, folder)
         images = chain.images()
         oracle = runtimes.adapter("reference").load(folder, 1).tensors(images)
-        for runtime, threads in (("onnxruntime-stock", 1), ("onnxruntime", 2)):
+        for runtime, threads in (("onnxruntime-stock", 1), ("onnxruntime", 2), ("native", 2)):
             session = runtimes.adapter(runtime).load(folder, threads)
             found = session.tensors(images)
             assert found.keys() == oracle.keys()
@@ -235,7 +235,7 @@ widths = st.integers(0, 8)
     grouping=st.sampled_from(["plain", "grouped", "depthwise"]),
     pool=st.sampled_from(["average", "max", "none"]),
 )
-def test_onnxruntime_equals_the_oracle_bit_for_bit(
+def test_every_runtime_equals_the_oracle_bit_for_bit(
     seed, shape, bits, kernel, stride, dilation, padding, grouping, pool
 ):
     chain = Chain(seed, shape)
@@ -251,7 +251,7 @@ def test_onnxruntime_equals_the_oracle_bit_for_bit(
         chain.max_pool(2, 2, 1)
     chain.flatten()
     chain.linear(bits[3], 5)
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 @pytest.mark.parametrize("bits", range(9))
@@ -261,19 +261,19 @@ def test_every_width_runs_in_convolutions_and_linear_layers(bits: int):
     chain.conv(bits, 19, groups=19)
     chain.flatten()
     chain.linear(bits, 17)
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 def test_a_map_may_be_the_output():
     chain = Chain(3, (6, 5, 2))
     chain.conv(4, 3)
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 def test_an_operand_may_be_added_to_itself():
     chain = Chain(4, (4, 4, 2))
     chain.add(chain.last)
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def test_products_of_activations_equal_the_oracle(seed, leading, sizes):
     m, k, n = sizes
     chain = Chain(seed, (*leading, m, k))
     chain.matmul(chain.last, chain.constant((*leading, k, n)))
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 @settings(max_examples=25, deadline=None)
@@ -403,7 +403,7 @@ def test_softmax_and_layer_norm_equal_the_oracle(seed, shape):
     chain = Chain(seed, shape)
     chain.layer_norm()
     chain.softmax()
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 @settings(max_examples=25, deadline=None)
@@ -417,7 +417,7 @@ def test_moved_and_joined_codes_equal_the_oracle(seed, shape, data):
     chain.transpose(*data.draw(st.permutations(range(len(shape)))))
     chain.add(chain.constant(tuple(data.draw(st.sampled_from([1, size])) for size in chain.shape)))
     chain.reshape(int(np.prod(chain.shape)))
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 @pytest.mark.parametrize("bits", range(9))
@@ -426,7 +426,7 @@ def test_every_width_runs_in_linear_layers_over_tokens_and_maps(bits: int):
     chain.tokens_linear(bits, 19)
     chain.tokens()
     chain.tokens_linear(bits, 17)
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 def test_maps_and_what_is_in_the_model_s_order_go_together():
@@ -440,7 +440,7 @@ def test_maps_and_what_is_in_the_model_s_order_go_together():
     chain.max_pool(2, 2, 1)
     chain.softmax()
     chain.average_pool()
-    assert_equal_in_onnxruntime(chain)
+    assert_equal_in_every_runtime(chain)
 
 
 def transformer(seed: int = 0) -> Chain:
@@ -460,7 +460,7 @@ def transformer(seed: int = 0) -> Chain:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_transformer_equals_the_oracle(seed):
-    assert_equal_in_onnxruntime(transformer(seed))
+    assert_equal_in_every_runtime(transformer(seed))
 
 
 def test_onnx_s_own_evaluator_agrees_on_what_our_operators_are_made_of(tmp_path: Path):

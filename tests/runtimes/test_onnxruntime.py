@@ -30,7 +30,7 @@ def test_every_runtime_says_what_it_reads_and_what_it_is():
     for name in runtimes.names():
         found = runtimes.adapter(name)
         assert found.LOWERING
-        assert found.MODE in ("stock", "hook", "oracle")
+        assert found.MODE in ("stock", "hook", "native", "oracle")
         assert found.version()
 
 

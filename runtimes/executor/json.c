@@ -1,0 +1,217 @@
+/* A strict reader of RFC 8259, without recursion. */
+#include "json.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier.h"
+
+enum { MOST_DEPTH = 32, MOST_VALUES = 1 << 22, MOST_DIGITS = 64 };
+
+typedef struct {
+    msq_json *json;
+    const char *begin, *at, *end;
+    int32_t room;
+} reader;
+
+static msq_status broken(const reader *r, const char *what) {
+    return msq_fail(MSQ_FILE, "not JSON at byte %zu: %s", (size_t)(r->at - r->begin), what);
+}
+
+static void skip_space(reader *r) {
+    while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\t' || *r->at == '\r')) r->at++;
+}
+
+static bool is_digit(const reader *r) { return r->at < r->end && *r->at >= '0' && *r->at <= '9'; }
+
+static bool skip_digits(reader *r) {
+    if (!is_digit(r)) return false;
+    while (is_digit(r)) r->at++;
+    return true;
+}
+
+static bool skip_number(reader *r) {
+    if (*r->at == '-') r->at++;
+    if (is_digit(r) && *r->at == '0')
+        r->at++;
+    else if (!skip_digits(r))
+        return false;
+    if (r->at < r->end && *r->at == '.') {
+        r->at++;
+        if (!skip_digits(r)) return false;
+    }
+    if (r->at < r->end && (*r->at == 'e' || *r->at == 'E')) {
+        r->at++;
+        if (r->at < r->end && (*r->at == '+' || *r->at == '-')) r->at++;
+        if (!skip_digits(r)) return false;
+    }
+    return true;
+}
+
+/* From behind the opening quote to the closing one. */
+static bool skip_string(reader *r) {
+    for (; r->at < r->end && *r->at != '"'; r->at++) {
+        if ((unsigned char)*r->at < 0x20) return false;
+        if (*r->at != '\\') continue;
+        if (++r->at == r->end || strchr("\"\\/bfnrtu", *r->at) == NULL) return false;
+    }
+    return r->at < r->end;
+}
+
+static int32_t added(reader *r, msq_json_kind kind, const char *at) {
+    msq_json *json = r->json;
+    if (json->count == r->room) {
+        const int32_t room = r->room ? 2 * r->room : 256;
+        msq_json_value *values = room > MOST_VALUES ? NULL : realloc(json->values, (size_t)room * sizeof *values);
+        if (values == NULL) return -1;
+        json->values = values;
+        r->room = room;
+    }
+    json->values[json->count] = (msq_json_value){kind, at, 0, json->count + 1};
+    return json->count++;
+}
+
+static msq_status word(reader *r, const char *text, msq_json_kind kind) {
+    const size_t size = strlen(text);
+    if ((size_t)(r->end - r->at) < size || memcmp(r->at, text, size)) return broken(r, "an unknown word");
+    if (added(r, kind, r->at) < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    r->at += size;
+    return MSQ_OK;
+}
+
+static msq_status string(reader *r) {
+    const int32_t value = added(r, JSON_STRING, ++r->at);
+    if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    const char *const begin = r->at;
+    if (!skip_string(r)) return broken(r, "a string that does not end");
+    r->json->values[value].size = (size_t)(r->at++ - begin);
+    return MSQ_OK;
+}
+
+static msq_status scalar(reader *r) {
+    switch (*r->at) {
+        case '"': return string(r);
+        case 't': return word(r, "true", JSON_TRUE);
+        case 'f': return word(r, "false", JSON_FALSE);
+        case 'n': return word(r, "null", JSON_NULL);
+        default: break;
+    }
+    const int32_t value = added(r, JSON_NUMBER, r->at);
+    if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+    const char *const begin = r->at;
+    if (!skip_number(r)) return broken(r, "a value is wanted");
+    r->json->values[value].size = (size_t)(r->at - begin);
+    return MSQ_OK;
+}
+
+static msq_status parse(reader *r) {
+    int32_t open[MOST_DEPTH], depth = 0;
+    bool first = true; /* of what is open */
+    for (;;) {
+        skip_space(r);
+        if (depth) {
+            const int32_t inner = open[depth - 1];
+            const bool is_object = r->json->values[inner].kind == JSON_OBJECT;
+            if (r->at == r->end) return broken(r, "it ends too early");
+            if (*r->at == (is_object ? '}' : ']')) {
+                r->at++;
+                r->json->values[inner].next = r->json->count;
+                depth--;
+                first = false;
+                if (depth == 0) break;
+                continue;
+            }
+            if (!first) {
+                if (*r->at != ',') return broken(r, "a comma is wanted");
+                r->at++;
+                skip_space(r);
+                if (r->at == r->end) return broken(r, "it ends too early");
+            }
+            if (is_object) {
+                if (*r->at != '"') return broken(r, "a name is wanted");
+                const msq_status status = string(r);
+                if (status) return status;
+                skip_space(r);
+                if (r->at == r->end || *r->at != ':') return broken(r, "a colon is wanted");
+                r->at++;
+                skip_space(r);
+            }
+        }
+        if (r->at == r->end) return broken(r, "it ends too early");
+        if (*r->at == '{' || *r->at == '[') {
+            if (depth == MOST_DEPTH) return broken(r, "too much within one another");
+            const int32_t value = added(r, *r->at == '{' ? JSON_OBJECT : JSON_ARRAY, r->at);
+            if (value < 0) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
+            open[depth++] = value;
+            r->at++;
+            first = true;
+            continue;
+        }
+        const msq_status status = scalar(r);
+        if (status) return status;
+        first = false;
+        if (depth == 0) break;
+    }
+    skip_space(r);
+    return r->at == r->end ? MSQ_OK : broken(r, "something follows");
+}
+
+msq_status msq_json_parse(msq_json *json, const char *text, size_t size) {
+    *json = (msq_json){0};
+    reader r = {.json = json, .begin = text, .at = text, .end = text + size};
+    const msq_status status = parse(&r);
+    if (status) msq_json_free(json);
+    return status;
+}
+
+void msq_json_free(msq_json *json) {
+    free(json->values);
+    *json = (msq_json){0};
+}
+
+bool msq_json_is(const msq_json *json, int32_t value, msq_json_kind kind) {
+    return value >= 0 && value < json->count && json->values[value].kind == kind;
+}
+
+int32_t msq_json_member(const msq_json *json, int32_t object, const char *name) {
+    if (!msq_json_is(json, object, JSON_OBJECT)) return -1;
+    for (int32_t key = msq_json_first(json, object); key >= 0; key = msq_json_next(json, object, key + 1))
+        if (msq_json_equals(json, key, name)) return key + 1;
+    return -1;
+}
+
+int32_t msq_json_first(const msq_json *json, int32_t parent) {
+    if (!msq_json_is(json, parent, JSON_OBJECT) && !msq_json_is(json, parent, JSON_ARRAY)) return -1;
+    return json->values[parent].next > parent + 1 ? parent + 1 : -1;
+}
+
+int32_t msq_json_next(const msq_json *json, int32_t parent, int32_t value) {
+    const int32_t next = json->values[value].next;
+    return next < json->values[parent].next ? next : -1;
+}
+
+bool msq_json_double(const msq_json *json, int32_t value, double *out) {
+    if (!msq_json_is(json, value, JSON_NUMBER) || json->values[value].size > MOST_DIGITS) return false;
+    char digits[MOST_DIGITS + 1];
+    memcpy(digits, json->values[value].at, json->values[value].size);
+    digits[json->values[value].size] = 0;
+    char *end;
+    *out = strtod(digits, &end);
+    return *end == 0 && isfinite(*out);
+}
+
+bool msq_json_int(const msq_json *json, int32_t value, int64_t low, int64_t high, int64_t *out) {
+    double number;
+    if (!msq_json_double(json, value, &number) || number != rint(number)) return false;
+    if (number < (double)low || number > (double)high || fabs(number) > 0x1p53) return false;
+    *out = (int64_t)number;
+    return true;
+}
+
+bool msq_json_equals(const msq_json *json, int32_t value, const char *text) {
+    if (!msq_json_is(json, value, JSON_STRING)) return false;
+    const size_t size = strlen(text);
+    return json->values[value].size == size && memcmp(json->values[value].at, text, size) == 0;
+}

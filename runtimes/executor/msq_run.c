@@ -1,0 +1,363 @@
+/* msq-run: runs a bundle where there is nothing else. See HELP; docs/native.md says what each line holds. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "manifest.h"
+#include "msq_native.h"
+#include "npy.h"
+
+static const char HELP[] =
+    "usage: msq-run BUNDLE [options]\n"
+    "Runs the model of a bundle's folder, and prints a JSON object a line.\n"
+    "\n"
+    "  -i, --input FILE    images, .npy: float32 as the model takes them, or uint8 pixels; - is the standard input\n"
+    "  -l, --labels FILE   int64 .npy: how many images get their class\n"
+    "  -o, --output FILE   write the outputs, float32 .npy\n"
+    "      --tensors FILE  write every tensor of every image, in the order in which they are made, without fusion\n"
+    "  -k, --top K         print the K largest outputs of each image\n"
+    "  -r, --repeat N      time N runs of the first image, after 10 that are not timed\n"
+    "  -p, --profile       time every node\n"
+    "  -t, --threads N     1 by default\n"
+    "      --tier NAME     of the kernels, instead of the processor's best\n"
+    "  -h, --help, --version\n"
+    "\n"
+    "exit codes: 0; 2 usage; 5 input; 8 bundle; 10 this machine; 11 output not written\n";
+
+enum { EXIT_USAGE = 2, EXIT_DATA = 5, EXIT_BUNDLE = 8, EXIT_DEVICE = 10, EXIT_STORAGE = 11 };
+enum { WARM_UP = 10, REPORT_EVERY = 32, OPTION_TENSORS = 256, OPTION_TIER, OPTION_VERSION };
+
+typedef struct {
+    const char *bundle, *input, *labels, *output, *tensors, *tier;
+    int32_t top, repeat, threads;
+    bool profile;
+} arguments;
+
+static void print_string(const char *text) {
+    putchar('"');
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            printf("\\%c", *text);
+        else if ((unsigned char)*text < 0x20)
+            printf("\\u%04x", *text);
+        else
+            putchar(*text);
+    }
+    putchar('"');
+}
+
+static int fail(int code, const char *hint, const char *format, ...) {
+    char text[512];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    printf("{\"error\": ");
+    print_string(text);
+    printf(", \"hint\": ");
+    print_string(hint);
+    printf(", \"exit_code\": %d}\n", code);
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n", text);
+    if (*hint) fprintf(stderr, "hint: %s\n", hint);
+    return code;
+}
+
+static int failed(msq_status status) {
+    switch (status) {
+        case MSQ_INPUT: return fail(EXIT_DATA, "see the bundle's manifest.json for its input", "%s", msq_error());
+        case MSQ_FILE:
+        case MSQ_INVALID:
+        case MSQ_ALIGNMENT: return fail(EXIT_BUNDLE, "export the model again, or fetch it again", "%s", msq_error());
+        case MSQ_SCHEMA: return fail(EXIT_BUNDLE, "a newer msq-run reads it", "%s", msq_error());
+        default: return fail(EXIT_DEVICE, "", "%s", msq_error());
+    }
+}
+
+static bool read_count(const char *text, int32_t least, int32_t *out) {
+    char *end;
+    errno = 0;
+    const long value = strtol(text, &end, 10);
+    if (errno || end == text || *end || value < least || value > INT32_MAX) return false;
+    *out = (int32_t)value;
+    return true;
+}
+
+/* Return −1 to go on, else the exit code. */
+static int read_arguments(arguments *a, int count, char **values) {
+    static const struct option LONG[] = {
+        {"input", required_argument, NULL, 'i'},   {"labels", required_argument, NULL, 'l'},
+        {"output", required_argument, NULL, 'o'},  {"tensors", required_argument, NULL, OPTION_TENSORS},
+        {"top", required_argument, NULL, 'k'},     {"repeat", required_argument, NULL, 'r'},
+        {"profile", no_argument, NULL, 'p'},       {"threads", required_argument, NULL, 't'},
+        {"tier", required_argument, NULL, OPTION_TIER}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, OPTION_VERSION}, {NULL, 0, NULL, 0},
+    };
+    const char *const usage = "msq-run --help lists the options";
+    opterr = 0;
+    *a = (arguments){.threads = 1};
+    for (int option; (option = getopt_long(count, values, "i:l:o:k:r:pt:h", LONG, NULL)) >= 0;) {
+        bool fits = true;
+        switch (option) {
+            case 'i': a->input = optarg; break;
+            case 'l': a->labels = optarg; break;
+            case 'o': a->output = optarg; break;
+            case OPTION_TENSORS: a->tensors = optarg; break;
+            case OPTION_TIER: a->tier = optarg; break;
+            case 'p': a->profile = true; break;
+            case 'k': fits = read_count(optarg, 1, &a->top); break;
+            case 'r': fits = read_count(optarg, 1, &a->repeat); break;
+            case 't': fits = read_count(optarg, 1, &a->threads); break;
+            case 'h': fputs(HELP, stdout); return 0;
+            case OPTION_VERSION: printf("msq-run, native runtime %u\n", msq_native_abi()); return 0;
+            default: return fail(EXIT_USAGE, usage, "%s: unknown, or its value is missing", values[optind - 1]);
+        }
+        if (!fits) return fail(EXIT_USAGE, usage, "-%c %s: a whole number from 1 on is wanted", option, optarg);
+    }
+    if (optind != count - 1) return fail(EXIT_USAGE, usage, "one bundle is wanted, %d are named", count - optind);
+    a->bundle = values[optind];
+    if (a->input == NULL && (a->labels || a->output || a->tensors || a->top || a->repeat || a->profile))
+        return fail(EXIT_USAGE, usage, "there is no --input to do that with");
+    return -1;
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Bytes of the highest level of memory that this process held; 0 where the kernel does not tell. Not getrusage: its
+ * figure outlives exec. */
+static long long peak_memory(void) {
+    char line[256];
+    long long kilobytes = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status))
+        if (sscanf(line, "VmHWM: %lld", &kilobytes) == 1) break;
+    if (status) fclose(status);
+    return 1024 * kilobytes;
+}
+
+/* A run: the model, its images as they come, and what is wanted of them. */
+typedef struct {
+    const arguments *asked;
+    msq_manifest manifest;
+    msq_model *model;
+    msq_tensor_info in, out;
+    msq_npy images, labels;
+    float *pixel_values; /* (channels, 256) */
+    uint8_t *pixels;
+    float *x, *y;
+    FILE *output, *tensors;
+    int64_t total, correct;
+} run;
+
+static int open_images(run *r) {
+    msq_status status = msq_npy_open(&r->images, r->asked->input);
+    if (status) return failed(status);
+    const bool is_float = !strcmp(r->images.type, "f4");
+    bool fits = (is_float || !strcmp(r->images.type, "u1")) && r->images.rank == r->in.rank + 1;
+    for (int32_t i = 0; fits && i < r->in.rank; i++) fits = r->images.shape[i + 1] == r->in.shape[i];
+    if (!fits)
+        return fail(EXIT_DATA, "see the bundle's manifest.json for its input",
+                    "%s: not float32 or uint8 images of %d × %d × %d", r->asked->input, r->in.shape[0], r->in.shape[1],
+                    r->in.shape[2]);
+    r->total = r->images.shape[0];
+    r->x = malloc(r->in.count * sizeof *r->x);
+    r->y = malloc(r->out.count * sizeof *r->y);
+    if (!is_float) {
+        const int32_t channels = r->manifest.channels;
+        if (r->in.shape[r->in.rank - 1] != channels)
+            return fail(EXIT_BUNDLE, "export the model again", "its manifest.json has %d channels, the model %d", channels,
+                        r->in.shape[r->in.rank - 1]);
+        r->pixels = malloc(r->in.count);
+        r->pixel_values = malloc((size_t)channels * 256 * sizeof *r->pixel_values);
+        /* As msq/preprocessing.py: every step in float32. */
+        for (int32_t i = 0; r->pixel_values && i < 256 * channels; i++)
+            r->pixel_values[i] = ((float)(i % 256) / 255.0f - r->manifest.mean[i / 256]) / r->manifest.std[i / 256];
+    }
+    if (r->x == NULL || r->y == NULL || (!is_float && (r->pixels == NULL || r->pixel_values == NULL)))
+        return fail(EXIT_DEVICE, "", "no memory for an image");
+    if (r->asked->labels == NULL) return 0;
+    if ((status = msq_npy_open(&r->labels, r->asked->labels))) return failed(status);
+    if (strcmp(r->labels.type, "i8") || r->labels.rank != 1 || r->labels.shape[0] != r->total)
+        return fail(EXIT_DATA, "", "%s: not int64 labels of %lld images", r->asked->labels, (long long)r->total);
+    return 0;
+}
+
+static msq_status next_image(run *r) {
+    if (r->pixels == NULL) return msq_npy_read(&r->images, r->x, r->in.count * sizeof *r->x);
+    const msq_status status = msq_npy_read(&r->images, r->pixels, r->in.count);
+    const int32_t channels = r->manifest.channels;
+    for (size_t i = 0, c = 0; status == MSQ_OK && i < r->in.count; i++, c = c + 1 == (size_t)channels ? 0 : c + 1)
+        r->x[i] = r->pixel_values[c * 256 + r->pixels[i]];
+    return status;
+}
+
+static msq_status infer(run *r) {
+    return msq_model_run(r->model, 1, r->x, r->in.count * sizeof *r->x, r->y, r->out.count * sizeof *r->y);
+}
+
+/* Index of the largest output that is behind `before` in the order of size, then of index; before < 0: the first. */
+static int64_t largest(const run *r, int64_t before) {
+    int64_t best = -1;
+    for (int64_t i = 0; i < (int64_t)r->out.count; i++) {
+        if (before >= 0 && (r->y[i] > r->y[before] || (r->y[i] == r->y[before] && i <= before))) continue;
+        if (best < 0 || r->y[i] > r->y[best]) best = i;
+    }
+    return best;
+}
+
+static void print_top(const run *r, int64_t image) {
+    printf("{\"what\": \"top\", \"image\": %lld, \"classes\": [", (long long)image);
+    int64_t at = -1;
+    for (int32_t k = 0; k < r->asked->top && (at = largest(r, at)) >= 0; k++)
+        printf("%s{\"class\": %lld, \"value\": %.9g}", k ? ", " : "", (long long)at, (double)r->y[at]);
+    puts("]}");
+}
+
+static int time_runs(run *r) {
+    for (int32_t i = 0; i < WARM_UP; i++) {
+        const msq_status status = infer(r);
+        if (status) return failed(status);
+    }
+    double *times = malloc((size_t)r->asked->repeat * sizeof *times);
+    if (times == NULL) return fail(EXIT_DEVICE, "", "no memory for %d times", r->asked->repeat);
+    for (int32_t i = 0; i < r->asked->repeat; i++) {
+        const double begin = seconds();
+        infer(r);
+        times[i] = seconds() - begin;
+    }
+    printf("{\"what\": \"latency\", \"seconds\": [");
+    for (int32_t i = 0; i < r->asked->repeat; i++) printf("%s%.9f", i ? ", " : "", times[i]);
+    printf("]}\n{\"what\": \"memory\", \"peak_bytes\": %lld}\n", peak_memory());
+    free(times);
+    return 0;
+}
+
+static int run_images(run *r) {
+    int64_t predictions[REPORT_EVERY];
+    int32_t kept = 0;
+    if (r->output) {
+        int64_t shape[MSQ_MOST_RANK + 1] = {r->total};
+        for (int32_t i = 0; i < r->out.rank; i++) shape[i + 1] = r->out.shape[i];
+        msq_npy_write_header(r->output, r->out.rank + 1, shape);
+    }
+    for (int64_t image = 0; image < r->total; image++) {
+        msq_status status = next_image(r);
+        if (status) return failed(status);
+        if (image == 0 && r->asked->repeat) {
+            const int code = time_runs(r);
+            if (code) return code;
+        }
+        if ((status = infer(r))) return failed(status);
+        predictions[kept++] = largest(r, -1);
+        if (r->asked->top) print_top(r, image);
+        if (r->output) fwrite(r->y, sizeof *r->y, r->out.count, r->output);
+        if (r->labels.stream) {
+            int64_t label;
+            if ((status = msq_npy_read(&r->labels, &label, sizeof label))) return failed(status);
+            r->correct += label == predictions[kept - 1];
+        }
+        if (kept < REPORT_EVERY && image + 1 < r->total) continue;
+        printf("{\"what\": \"images\", \"done\": %lld, \"total\": %lld, \"predictions\": [", (long long)image + 1,
+               (long long)r->total);
+        for (int32_t i = 0; i < kept; i++) printf("%s%lld", i ? ", " : "", (long long)predictions[i]);
+        puts("]}");
+        fflush(stdout);
+        kept = 0;
+    }
+    if (r->labels.stream)
+        printf("{\"what\": \"accuracy\", \"correct\": %lld, \"total\": %lld}\n", (long long)r->correct,
+               (long long)r->total);
+    return 0;
+}
+
+static void print_profile(const run *r) {
+    printf("{\"what\": \"profile\", \"nodes\": [");
+    for (int32_t i = 0; i < msq_model_nodes(r->model); i++) {
+        msq_node_info node;
+        msq_model_node(r->model, i, &node);
+        printf("%s{\"name\": ", i ? ", " : "");
+        print_string(node.name);
+        printf(", \"kind\": \"%s\", \"fused\": %s, \"runs\": %llu, \"seconds\": %.9f, \"arena_bytes\": %zu}", node.kind,
+               node.is_fused ? "true" : "false", (unsigned long long)node.runs, 1e-9 * (double)node.nanoseconds,
+               node.arena_bytes);
+    }
+    puts("]}");
+}
+
+static void write_tensor(void *context, int32_t image, const msq_tensor_info *tensor, const void *data) {
+    (void)image;
+    fwrite(data, tensor->dtype == MSQ_FLOAT32 ? sizeof(float) : 1, tensor->count, context);
+}
+
+static int load(run *r) {
+    const arguments *a = r->asked;
+    const double begin = seconds();
+    msq_status status = a->tier ? msq_use_tier(a->tier) : MSQ_OK;
+    if (status) return failed(status);
+    if ((status = msq_manifest_read(&r->manifest, a->bundle))) return failed(status);
+    const msq_options options = {MSQ_NATIVE_ABI, a->threads, a->tensors == NULL};
+    if ((status = msq_model_load(a->bundle, &options, &r->model))) return failed(status);
+    msq_memory_info memory;
+    msq_model_memory(r->model, &memory);
+    msq_model_input(r->model, &r->in);
+    msq_model_output(r->model, &r->out);
+    printf("{\"what\": \"model\", \"tier\": \"%s\", \"threads\": %d, \"load_seconds\": %.9f, \"weight_bytes\": %zu, "
+           "\"arena_bytes\": %zu, \"arena_bound_bytes\": %zu}\n", msq_tier_name(), a->threads, seconds() - begin,
+           memory.weights, memory.arena, memory.arena_bound);
+    return 0;
+}
+
+static FILE *created(const char *path) { return path ? fopen(path, "wb") : NULL; }
+
+/* Close a file that was written, and say whether all of it was. */
+static bool closed(FILE *file) {
+    if (file == NULL) return true;
+    const bool is_whole = !ferror(file);
+    return fclose(file) == 0 && is_whole;
+}
+
+static int work(run *r) {
+    const arguments *a = r->asked;
+    int code = load(r);
+    if (code || a->input == NULL) return code;
+    if ((code = open_images(r))) return code;
+    r->output = created(a->output);
+    r->tensors = created(a->tensors);
+    if ((a->output && r->output == NULL) || (a->tensors && r->tensors == NULL))
+        return fail(EXIT_STORAGE, "", "%s: %s", a->output && r->output == NULL ? a->output : a->tensors, strerror(errno));
+    if (r->tensors) msq_model_watch(r->model, write_tensor, r->tensors);
+    if (a->profile) msq_model_profile(r->model, 1);
+    if ((code = run_images(r))) return code;
+    if (a->profile) print_profile(r);
+    if (!a->repeat) printf("{\"what\": \"memory\", \"peak_bytes\": %lld}\n", peak_memory());
+    const bool output = closed(r->output), tensors = closed(r->tensors);
+    r->output = r->tensors = NULL;
+    return output && tensors ? 0 : fail(EXIT_STORAGE, "is the disk full?", "the output could not be written whole");
+}
+
+int main(int count, char **values) {
+    arguments a;
+    int code = read_arguments(&a, count, values);
+    if (code >= 0) return code;
+    run r = {.asked = &a};
+    code = work(&r);
+    closed(r.output);
+    closed(r.tensors);
+    msq_npy_close(&r.images);
+    msq_npy_close(&r.labels);
+    msq_model_free(r.model);
+    free(r.x);
+    free(r.y);
+    free(r.pixels);
+    free(r.pixel_values);
+    return code;
+}
