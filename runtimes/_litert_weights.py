@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from msq.nodes import Conv2d, Linear
 
+LARGEST_INPUT = 255
+"""|x − zero_point| of an int8 activation."""
+
 CONTAINERS: Mapping[str, tuple[int, ...]] = {
     # Its convolutions unpack int4 on a slow path, and int2 crashes them; its linear layers stay packed.
     "conv2d": (8,),
@@ -28,23 +31,29 @@ def positive(node: Conv2d | Linear) -> tuple[NDArray[np.int8], NDArray[np.float3
     return turned.astype(np.int8), node.weight.scale * sign.astype(np.float32), node.bias * sign.astype(np.int32)
 
 
-def container(kind: str, integers: NDArray[np.int8]) -> int:
-    """Return the bits of the narrowest container of LiteRT that holds all weights of a layer of that kind.
+def container(kind: str, integers: NDArray[np.int8], bias: NDArray[np.int32]) -> int:
+    """Return the bits of the narrowest container of LiteRT in which a layer of that kind runs well.
 
-    Below 8 bits an output's weights must fill whole bytes: others XNNPACK leaves to a kernel that is slow and rounds
-    twice.
+    It holds all weights. Below 8 bits an output's weights must fill whole bytes: others XNNPACK leaves to a kernel that
+    is slow and rounds twice. XNNPACK computes with such weights as the top bits of an int8, so that its sums are 16 or
+    64 times as large and must still fit int32.
 
     Args:
-        kind: of the node. integers: its weights, outputs first.
+        kind: of the node. integers: its weights, outputs first. bias: its bias.
     """
     low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
-    inputs = integers.size // len(integers)
-    return next(
-        bits for bits in CONTAINERS[kind] if -(1 << bits - 1) <= low and high < 1 << bits - 1 and inputs * bits % 8 == 0
-    )
+    rows = np.abs(integers.astype(np.int64)).reshape(len(integers), -1)
+    reach = int((LARGEST_INPUT * rows.sum(axis=1) + np.abs(bias.astype(np.int64))).max(initial=0))
+
+    def runs(bits: int) -> bool:
+        fits = -(1 << bits - 1) <= low and high < 1 << bits - 1
+        return fits and rows.shape[1] * bits % 8 == 0 and reach << (8 - bits) < 1 << 31
+
+    *narrow, widest = CONTAINERS[kind]
+    return next(filter(runs, narrow), widest)
 
 
 def held(node: Conv2d | Linear) -> int:
     """Return the bytes of a layer's weights in their container."""
-    integers, _, _ = positive(node)
-    return integers.size * container(node.kind, integers) // 8
+    integers, _, bias = positive(node)
+    return integers.size * container(node.kind, integers, bias) // 8

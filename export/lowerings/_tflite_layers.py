@@ -14,8 +14,8 @@ from runtimes import _litert_weights
 _TYPES = {8: Type.INT8, 4: Type.INT4, 2: Type.INT2}
 _LARGEST_MULTIPLIER = 255.5
 """XNNPACK takes none from 256 on."""
-_LARGEST_INPUT = 255
-"""|x − zero_point| of an int8 activation."""
+_FAR = 1 << 24
+"""Steps of the output: beyond what any layer in use is biased by, and far below what overflows."""
 _PIXELS = (1, 2)
 """Dimensions of height and width."""
 
@@ -51,7 +51,7 @@ def linear(graph: Graph, node: Linear) -> None:
 def _parameters(graph: Graph, node: Conv2d | Linear, source: Tensor, *, last: bool) -> list[int]:
     """Return weights and bias; last: output channels are the weights' last dimension, and the first is 1."""
     integers, scales, bias = _litert_weights.positive(node)
-    bits = _litert_weights.container(node.kind, integers) if graph.narrow else 8
+    bits = _litert_weights.container(node.kind, integers, bias) if graph.narrow else 8
     scales, bias = _bounded(integers, scales, bias, step=graph.out(node).scale / source.scale)
     stored, axis = (integers.transpose(3, 1, 2, 0), 3) if last else (integers, 0)
     name = node.module or node.name
@@ -68,15 +68,15 @@ def _bounded(
     """Return scales and bias that give every output the same code, without numbers that overflow in XNNPACK.
 
     A multiplier of 255 or more saturates every sum but 0, and so does a lower one of at least 255. A bias from which no
-    products lead back to less than 256 steps saturates the output, and so does one that is just large enough for it.
+    products lead back to less than 2^24 steps saturates the output, and so does one that is just large enough for it.
 
     Args:
         integers, scales, bias: of a layer. step: s_y / s_x, the weight scale at which the multiplier is 1.
     """
     most = np.float32(_LARGEST_MULTIPLIER * step)
     scales = scales.clip(-most, most)
-    products = _LARGEST_INPUT * np.abs(integers.astype(np.float64)).reshape(len(scales), -1).sum(axis=1)
-    enough = np.minimum(products + np.ceil(256 * step / np.abs(scales, dtype=np.float64)), np.iinfo(np.int32).max)
+    products = _litert_weights.LARGEST_INPUT * np.abs(integers.astype(np.float64)).reshape(len(scales), -1).sum(axis=1)
+    enough = np.minimum(products + np.ceil(_FAR * step / np.abs(scales, dtype=np.float64)), np.iinfo(np.int32).max)
     return scales, bias.clip(-enough, enough).astype(np.int32)
 
 
