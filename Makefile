@@ -18,7 +18,6 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
-BENCH_SETUP := $(VENV)/.installed-bench
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
@@ -86,10 +85,6 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
-$(BENCH_SETUP): pyproject.toml | $(SETUP)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[bench]
-	@touch $@
-
 kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
 
 # $(call zig_build,processor,C library,folder,more options of CMake,targets)
@@ -150,19 +145,19 @@ bench-ablation: $(SETUP) ## MSQ with one option changed at a time: the evidence 
 bench-training: $(SETUP) ## parameters, step time and memory of every method; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.training $(ARGS)
 
-bench-kernels: $(BENCH_SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's and LiteRT's, layer by layer; CHECK=1 fails on a missed bar
+bench-kernels: $(SETUP) $(KERNELS) ## packed kernels beside ONNX Runtime's and LiteRT's, layer by layer; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.kernels $(ARGS)
 
-bench-avx2: $(BENCH_SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime without it; CHECK=1 fails on a missed bar
+bench-avx2: $(SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime without it; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.avx2 $(ARGS)
 
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(BENCH_SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
-bench-counts: $(BENCH_SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
+bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)

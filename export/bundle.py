@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import runtimes
 from export.capture import capture, run_program
 from export.card import model_card
 from export.lowerings import Lowering, lowering
-from export.parity import fidelity, parity
+from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.atomic import atomic_file, atomic_folder, write_text
 from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest, Parity
@@ -56,12 +57,19 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     model = capture(checkpoint_folder, checkpoint)
     oracle = ReferenceSession(model)
     trained = run_program(checkpoint_folder, checkpoint, images)
-    faithful = fidelity(model, trained, oracle.run(images))
+    expected = oracle.run(images)
+    faithful = fidelity(model, trained, expected)
     with atomic_folder(out) as folder:
         model = model.save(folder)
         target.lower(model, folder)
         session = adapter.load(folder, threads=1)
-        compared = _golden(model, session, folder, images[: checkpoint.golden])
+        host = session.tensors(images[: checkpoint.golden])
+        compared = _golden(model, host, folder, images[: checkpoint.golden])
+        if adapter.STEPWISE:
+            compared = compared.model_copy(update={"whole": whole(model, expected, session.run(images))})
+        # The probe's outputs speak for the deployed file only if both give the same result.
+        elif not np.array_equal(session.run(images[: checkpoint.golden]), host[model.output]):
+            raise ParityError("the deployed model and its probe give different outputs", hint="report the model")
         (folder / LABELS_FILE).write_text(json.dumps(checkpoint.labels, indent=1) + "\n", encoding="utf-8")
         manifest = Manifest(
             name=checkpoint.recipe,
@@ -116,14 +124,10 @@ def _deployed(session: runtimes.Session, folder: Path, checkpoint: Checkpoint) -
     return Accuracy(what="deployed", correct=correct, n=len(images))
 
 
-def _golden(model: IntegerModel, session: runtimes.Session, folder: Path, images: NDArray[np.float32]) -> Parity:
-    """Write golden.npz and return how the runtime here compares with the oracle."""
+def _golden(model: IntegerModel, host: Mapping[str, Array], folder: Path, images: NDArray[np.float32]) -> Parity:
+    """Write golden.npz and return how the tensors that the runtime computes here compare with the oracle's."""
     oracle = ReferenceSession(model).tensors(images)
-    host = session.tensors(images)
     compared = parity(model, oracle, host)
-    # The probe's outputs speak for the deployed file only if both give the same result.
-    if not np.array_equal(session.run(images), host[model.output]):
-        raise ParityError("the deployed model and its probe give different outputs", hint="report the model")
     differing = {f"host/{name}": host[name] for name in oracle if not np.array_equal(host[name], oracle[name])}
     vectors: dict[str, Array] = {"input": images, **{f"oracle/{name}": oracle[name] for name in oracle}, **differing}
     with (folder / GOLDEN_FILE).open("wb") as stream:

@@ -47,6 +47,10 @@ Held in memory: {{ m.sizes.resident_weight_bytes }} bytes of weights ({{ m.sizes
 
 - The runtime on the exporting machine against the oracle: {{ m.parity.values }} values of {{ m.parity.tensors }}
   tensors, largest difference {{ m.parity.max_lsb }} LSB.
+{% if m.parity.whole -%}
+- Operators were compared one by one, for this runtime rounds in its own way. The whole model gives the oracle's class
+  for {{ m.parity.whole.agreeing }} of {{ m.parity.whole.images }} test images.
+{% endif -%}
 {% if m.fidelity -%}
 - The integer model against the trained program: the same class for {{ m.fidelity.agreeing }} of
   {{ m.fidelity.images }} test images, outputs at most {{ m.fidelity.max_lsb }} LSB apart.

@@ -53,13 +53,34 @@ def fidelity(model: IntegerModel, trained: Array, integer: Array) -> Fidelity:
     Raises:
         ParityError: over 64 images or more, less than 90 % get the same class.
     """
-    agreeing = int((trained.argmax(axis=-1) == integer.argmax(axis=-1)).sum())
-    result = Fidelity(images=len(trained), agreeing=agreeing, max_lsb=lsb(model, model.output, trained, integer))
+    return _agreement(
+        model,
+        (trained, integer),
+        "the integer model and the trained program",
+        hint="the program does not mean what export read from it; report the model",
+    )
+
+
+def whole(model: IntegerModel, oracle: Array, found: Array) -> Fidelity:
+    """Compare the outputs of a runtime that rounds in its own way with the oracle's, both float32 (n, classes).
+
+    Raises:
+        ParityError: over 64 images or more, less than 90 % get the same class.
+    """
+    return _agreement(
+        model,
+        (oracle, found),
+        "the runtime and the oracle",
+        hint="differences of one step at every operator add up too far here: choose a runtime that is exact",
+    )
+
+
+def _agreement(model: IntegerModel, outputs: tuple[Array, Array], who: str, *, hint: str) -> Fidelity:
+    first, second = outputs
+    agreeing = int((first.argmax(axis=-1) == second.argmax(axis=-1)).sum())
+    result = Fidelity(images=len(first), agreeing=agreeing, max_lsb=lsb(model, model.output, first, second))
     if result.images >= ENOUGH_IMAGES and agreeing < PLAUSIBLE_AGREEMENT * result.images:
-        raise ParityError(
-            f"the integer model and the trained program agree on {agreeing} of {result.images} images only",
-            hint="the program does not mean what export read from it; report the model",
-        )
+        raise ParityError(f"{who} agree on {agreeing} of {result.images} images only", hint=hint)
     return result
 
 

@@ -42,15 +42,13 @@ def sizes(model: IntegerModel, lowering: Lowering, runtime: Adapter, folder: Pat
     """Return the sizes of a model lowered into `folder`, to be run by a runtime.
 
     Raises:
-        BudgetError: the deployed files exceed 1.02 · (weights + parameters) + 32 KiB.
+        BudgetError: the deployed files exceed 1.02 · (weights + parameters) + 32 KiB, in the format's containers.
     """
     weighted = list(model.weighted())
     counts = [node.weight.outputs * node.weight.inputs for node in weighted]
-    bits = sum(count * node.weight.bits for count, node in zip(counts, weighted, strict=True))
-    weight_bytes = -(-bits // 8)
-    parameter_bytes = model.parameter_bytes
+    weight_bytes, parameter_bytes = model.weight_bytes, model.parameter_bytes
     model_bytes = sum((folder / name).stat().st_size for name in lowering.DEPLOYED)
-    limit = int(FACTOR * (weight_bytes + parameter_bytes)) + SLACK
+    limit = int(FACTOR * lowering.content_bytes(model)) + SLACK
     if model_bytes > limit:
         packed = sum(node.weight.packed.nbytes for node in weighted)
         raise BudgetError(

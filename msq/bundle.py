@@ -40,7 +40,10 @@ class Layer(Strict):
 
 
 class Sizes(Strict):
-    """Bytes. The bar is model_bytes ≤ 1.02 · (weight_bytes + parameter_bytes) + 32 KiB."""
+    """Bytes. The bar is model_bytes ≤ limit_bytes = 1.02 · (weight_bytes + parameter_bytes) + 32 KiB.
+
+    A format without a layer's width takes the next wider one into that sum.
+    """
 
     weight_bytes: int
     """Σ bits · weights / 8, rounded up: what the bits say."""
@@ -58,6 +61,16 @@ class Sizes(Strict):
     resident_note: str
 
 
+class Fidelity(Strict):
+    """How two ways of running a model compare over evaluation images: the integer model and the trained program, …"""
+
+    images: int
+    agreeing: int
+    """Images for which both give the same class."""
+    max_lsb: int
+    """Largest difference of an output, in steps of the output's grid."""
+
+
 class Parity(Strict):
     """How the runtime on the exporting host compares with the oracle over all golden tensors."""
 
@@ -66,16 +79,8 @@ class Parity(Strict):
     max_lsb: int
     differing: dict[str, int] = {}
     """Operator kind → largest difference in LSB, for operators that are not bit-exact on the host."""
-
-
-class Fidelity(Strict):
-    """How the integer model, run by the oracle, compares with the trained program over evaluation images."""
-
-    images: int
-    agreeing: int
-    """Images for which both give the same class."""
-    max_lsb: int
-    """Largest difference of an output, in steps of the output's grid."""
+    whole: Fidelity | None = None
+    """The whole model beside the oracle, where the runtime rounds in its own way and operators are compared singly."""
 
 
 class Manifest(Artefact):
@@ -95,6 +100,7 @@ class Manifest(Artefact):
     sizes: Sizes
     parity: Parity
     fidelity: Fidelity | None = None
+    """The integer model, run by the oracle, beside the trained program."""
     accuracy: tuple[Accuracy, ...]
     history: tuple[EpochRecord, ...]
     data: DataId

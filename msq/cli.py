@@ -30,7 +30,7 @@ _messages = Console(stderr=True)
 _out = Console()
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, reference.")]
+Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
 DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Images = Annotated[

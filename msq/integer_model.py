@@ -54,6 +54,11 @@ class IntegerModel:
                 yield node
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights' bits fill: Σ bits · weights / 8, rounded up."""
+        return -(-sum(node.weight.bits * node.weight.outputs * node.weight.inputs for node in self.weighted()) // 8)
+
+    @property
     def parameter_bytes(self) -> int:
         """Bytes of what lies beside the packed weights: scales, biases, constants, tables."""
         return sum(array.nbytes for node in self.nodes for name, array in node.arrays().items() if name != "packed")

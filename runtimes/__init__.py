@@ -22,7 +22,11 @@ class Session(Protocol):
         ...
 
     def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every int8 tensor of the integer model and its output, by name, in NHWC with the batch first."""
+        """Return every int8 tensor of the integer model and its output, by name, in NHWC with the batch first.
+
+        They are those of one run of the whole model; of a runtime that is STEPWISE, each is what its node makes of
+        the oracle's tensors.
+        """
         ...
 
 
@@ -33,6 +37,8 @@ class Adapter(Protocol):
     """Name of the export lowering whose bundles it loads."""
     MODE: str
     """stock (the runtime as released), hook (with our packed kernels), native (our own) or oracle."""
+    STEPWISE: bool
+    """It rounds in its own way, so that over a whole model differences add up: nodes are compared one by one."""
     PACKAGES: Sequence[str]
     """Distributions a board needs beside numpy, pinned as the host has them."""
 

@@ -19,6 +19,7 @@ __all__ = ["LOWERING", "MODE", "PACKAGES", "NativeSession", "libraries", "load",
 
 LOWERING = "integer"
 MODE = "native"
+STEPWISE = False
 PACKAGES = ()
 
 ABI = 1

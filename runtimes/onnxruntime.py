@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from runtimes._kernels import kernels, resident
-from runtimes.onnxruntime_stock import LOWERING, PACKAGES, OnnxRuntimeSession, version
+from runtimes.onnxruntime_stock import LOWERING, PACKAGES, STEPWISE, OnnxRuntimeSession, version
 
-__all__ = ["LOWERING", "MODE", "PACKAGES", "libraries", "load", "resident", "version"]
+__all__ = ["LOWERING", "MODE", "PACKAGES", "STEPWISE", "libraries", "load", "resident", "version"]
 
 MODE = "hook"
 

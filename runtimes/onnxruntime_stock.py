@@ -12,6 +12,7 @@ from msq.integer_model import IntegerModel
 
 LOWERING = "onnx"
 MODE = "stock"
+STEPWISE = False
 
 MODEL_FILE = "model.onnx"
 PROBE_FILE = "probe.onnx"

@@ -35,6 +35,7 @@ from msq.nodes import (
 
 LOWERING = "integer"
 MODE = "oracle"
+STEPWISE = False
 PACKAGES = ()
 
 BATCH = 64

@@ -18,6 +18,10 @@ class Lowering(Protocol):
     PACKAGES: Sequence[str]
     """Distributions whose releases shape the model file; the manifest records them."""
 
+    def content_bytes(self, model: IntegerModel) -> int:
+        """Return the bytes of weights and parameters in the format's own containers: what a file cannot go below."""
+        ...
+
     def lower(self, model: IntegerModel, folder: Path) -> list[str]:
         """Write the model files into a folder that holds model.json and weights.bin; return their names.
 

@@ -48,6 +48,11 @@ DEPLOYED = (MODEL_FILE, WEIGHTS_FILE)
 PACKAGES = ("onnx",)
 
 
+def content_bytes(model: IntegerModel) -> int:
+    """Return the bytes of the weights' bits and of the parameters: the format has every width."""
+    return model.weight_bytes + model.parameter_bytes
+
+
 def lower(model: IntegerModel, folder: Path) -> list[str]:
     """Write model.onnx and probe.onnx beside weights.bin."""
     graph = Graph(model)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.parity import fidelity, parity
+from export.parity import fidelity, parity, whole
 from msq.errors import ParityError
 from msq.integer_model import IntegerModel
 from msq.nodes import Add, Dequantize, Quantize, Tensor
@@ -70,6 +70,13 @@ def test_a_model_that_disagrees_with_its_training_is_refused(model):
     assert fidelity(model, trained, trained).agreeing == 64
     with pytest.raises(ParityError, match="agree on"):
         fidelity(model, trained, -trained)
+
+
+def test_a_runtime_whose_roundings_add_up_to_other_classes_is_refused(model):
+    oracle = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    assert whole(model, oracle, oracle).agreeing == 64
+    with pytest.raises(ParityError, match="the runtime and the oracle agree on"):
+        whole(model, oracle, -oracle)
 
 
 def test_few_images_never_refuse_a_model(model):
