@@ -17,7 +17,7 @@ from msq.errors import DeviceError
 class Counter(Emulator):
     """Whenever a program calls os.sched_yield(), its stderr gets a line that `counts` reads."""
 
-    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
+    def prepare(self, profile: Profile, packages: Sequence[str] | None) -> None:
         """Provision the board, the packages and the emulator that counts, and build the plugin with zig."""
         super().prepare(profile, packages)
         # The older emulator shows its programs the host's processor; by what they read there, runtimes choose kernels.

@@ -34,6 +34,7 @@ class Sandbox:
         for file in files:
             with atomic_file(place / file.name) as temporary:
                 shutil.copyfile(file, temporary)
+            shutil.copymode(file, place / file.name)
 
     def run(self, argv: Sequence[str], timeout: float, on_line: Callable[[str], None] | None = None) -> Completed:
         """Run a program of the device."""

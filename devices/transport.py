@@ -27,9 +27,13 @@ class Transport(Protocol):
     """What runs the commands. Times and memory observed under qemu-user say nothing of a board."""
     emulator: str | None
     """Name, version and CPU model of the emulator, once prepared; None where the code runs on real silicon."""
+    machine: str
+    """The device's architecture as uname names it (aarch64, x86_64), once prepared."""
 
-    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
+    def prepare(self, profile: Profile, packages: Sequence[str] | None) -> None:
         """Make the device ready to run Python with numpy and these pinned distributions ("name==version").
+
+        None: only static programs that are put there will run.
 
         Raises:
             DeviceError: it cannot be set up or reached.
@@ -38,16 +42,16 @@ class Transport(Protocol):
         ...
 
     def put(self, files: Sequence[Path], folder: PurePosixPath) -> None:
-        """Copy files into a folder of the device, made when missing."""
+        """Copy files, with their permission to be run, into a folder of the device, made when missing."""
         ...
 
     def run(self, argv: Sequence[str], timeout: float, on_line: Callable[[str], None] | None = None) -> Completed:
-        """Run a program of the device ("python3") in the working folder and wait for its end.
+        """Run a program of the device in the working folder and wait for its end.
 
         Safe to call from several threads at once.
 
         Args:
-            argv: program and arguments.
+            argv: program ("python3", or "./name" of the working folder) and arguments.
             timeout: seconds of silence on stdout and stderr after which it is taken for hung, and killed.
             on_line: called with each line of stdout as it comes.
         Raises:

@@ -19,9 +19,13 @@ class Emulator(Sandbox):
 
     engine: Engine = "qemu-user"
     emulator: str | None = None
+    machine = "aarch64"
 
-    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
-        """Provision the board and the packages, both cached, and give the board its identity."""
+    def prepare(self, profile: Profile, packages: Sequence[str] | None) -> None:
+        """Provision the board and the packages, both cached, and give the board its identity.
+
+        Without packages its root is empty but for that.
+        """
         if profile.qemu_cpu is None:
             raise UsageError(f"device {profile.name!r} names no qemu_cpu", hint="add it to the profile")
         board = provision.board()
@@ -30,11 +34,12 @@ class Emulator(Sandbox):
                 f"device {profile.name!r}: {board.version} knows no processor {profile.qemu_cpu!r}",
                 hint=f"it knows {', '.join(board.cpus())}",
             )
-        self._board, self._cpu, self._site = board, profile.qemu_cpu, provision.site(board, packages)
+        self._board, self._cpu = board, profile.qemu_cpu
+        self._site = None if packages is None else provision.site(board, packages)
         self.emulator = f"{board.version}, -cpu {profile.qemu_cpu}"
         self._root = self.folder / ".root"
         self._root.mkdir()
-        for entry in board.root.iterdir():
+        for entry in board.root.iterdir() if self._site else ():
             (self._root / entry.name).symlink_to(entry)
         identity = self._root / "proc" / "device-tree"
         identity.mkdir(parents=True)
@@ -42,11 +47,12 @@ class Emulator(Sandbox):
 
     def command(self, argv: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
         """Return the emulator's argv for a program of the root, in an environment without the host's."""
-        program: Path = self._root / "usr" / "bin" / argv[0]
+        program = self.folder / argv[0] if argv[0].startswith("./") else self._root / "usr" / "bin" / argv[0]
         if not program.exists():
             raise DeviceError(f"{argv[0]}: no such program on the emulated board")
         command = self._board.command(self._root, self._cpu, [str(program), *argv[1:]])
-        return command, {"PYTHONPATH": str(self._site), "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
+        site = {"PYTHONPATH": str(self._site)} if self._site else {}
+        return command, {**site, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
 
 
 TRANSPORT = Emulator

@@ -1,6 +1,7 @@
 """This machine as a device."""
 
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +15,9 @@ class Local(Sandbox):
 
     engine: Engine = "host"
     emulator: str | None = None
+    machine = platform.machine()
 
-    def prepare(self, profile: Profile, packages: Sequence[str]) -> None:
+    def prepare(self, profile: Profile, packages: Sequence[str] | None) -> None:
         """Do nothing: what the toolchain is installed with is what runs."""
 
     def command(self, argv: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:

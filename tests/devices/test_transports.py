@@ -11,6 +11,7 @@ from devices import transport as transports
 from devices.profile import Profile, profile
 from devices.transport import Transport
 from msq.errors import DeviceError, UsageError
+from runtimes._kernels import KERNELS
 
 
 def python(device: Transport, program: str, timeout: float = 60):
@@ -68,6 +69,14 @@ def test_a_program_that_falls_silent_is_stopped_and_its_last_words_are_told(devi
 def test_a_program_that_goes_on_talking_outlives_the_timeout(device: Transport):
     program = "import time\nfor n in range(9): print(n, flush=True); time.sleep(0.4)"
     assert python(device, program, timeout=3).returncode == 0
+
+
+def test_a_program_that_was_put_runs_as_one(device: Transport, tmp_path: Path):
+    program = KERNELS / device.machine / "msq-run"
+    device.put([program], PurePosixPath())
+    done = device.run(["./msq-run", "--version"], 60)
+    assert (done.returncode, done.stdout[:7]) == (0, "msq-run")
+    assert python(device, "import platform; print(platform.machine())").stdout.strip() == device.machine
 
 
 def test_a_program_that_is_not_there_is_a_device_error(device: Transport):
@@ -173,3 +182,12 @@ def test_closing_leaves_no_folder_behind():
     assert folder.is_dir()
     transport.close()
     assert not folder.exists()
+
+
+def test_a_board_that_needs_no_python_has_none(tmp_path: Path):
+    with closing(transports.transport("emulator")) as device:
+        device.prepare(profile("raspberrypi3b"), None)
+        with pytest.raises(DeviceError, match="python3: no such program"):
+            python(device, "")
+        device.put([KERNELS / "aarch64" / "msq-run"], PurePosixPath())
+        assert device.run(["./msq-run", "--version"], 60).returncode == 0
