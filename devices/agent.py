@@ -1,4 +1,4 @@
-"""The program that runs on a device: `python3 agent.py job.json answer.json`, beside the bundle and the runtimes.
+"""The program that runs on a device: `python3 -m devices.agent job.json answer.json`, beside bundle and runtimes.
 
 Standard library, numpy and the runtime only. It prints a JSON object a line on stdout: {"what", "done", "total"}
 as work goes on, or {"error", "hint", "exit_code"} when it has to give up.
@@ -8,8 +8,7 @@ import json
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from math import ceil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtimes
+from devices.golden import Golden, compare
 from msq.checksums import verify_files
 from msq.errors import BundleError, MsqError
-from msq.integer_model import IntegerModel
-from msq.nodes import Dequantize
 from msq.preprocessing import normalise
 
-# As in msq.bundle, whose schema needs more than a board has.
 MANIFEST_FILE = "manifest.json"
-GOLDEN_FILE = "golden.npz"
+"""As in msq.bundle, whose schema needs more than a board has."""
 
 WARM_UP = 10
 """Inferences before the timed ones."""
@@ -48,23 +45,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Golden:
-    """The bundle's golden vectors, compared on this device; see msq.measurement.TensorParity."""
-
-    tensors: int
-    values: int
-    equal_to_host: bool
-    equal_to_oracle: bool
-    max_lsb_to_oracle: int
-    differing: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Answer:
     """What was found, and where."""
 
     machine: str
-    python: str
+    python: str | None
+    """None where the agent is not a Python program."""
     kernel: str
     runtime_version: str
     libraries: dict[str, str]
@@ -107,7 +93,11 @@ def run(job: Job) -> Answer:
     # Timed first: the peak of memory is then that of a process that runs the model and does nothing else.
     latency = _latency(session, ready(0, 1), job.latency_samples) if job.latency_samples and len(images) else []
     memory = _peak_memory() if latency else None
-    golden = compare(session, bundle) if job.golden else None
+    golden = None
+    if job.golden:
+        _say(what="golden", done=0, total=1)
+        golden = compare(session.tensors, bundle)
+        _say(what="golden", done=1, total=1)
     predictions: list[int] = []
     for first in range(0, len(images), job.batch):
         output = session.run(ready(first, first + job.batch))
@@ -124,53 +114,6 @@ def run(job: Job) -> Answer:
         latency_seconds=latency,
         peak_memory_bytes=memory,
     )
-
-
-def compare(session: runtimes.Session, bundle: Path) -> Golden:
-    """Run the golden input and compare every int8 tensor and the output with the oracle's and the host's.
-
-    A difference of a float output counts in steps of the grid that it was dequantized from, rounded up.
-
-    Raises:
-        BundleError: golden vectors are missing or of another shape than the runtime's tensors.
-    """
-    model = IntegerModel.load(bundle)
-    producer = {node.output: node for node in model.nodes}
-    with np.load(bundle / GOLDEN_FILE) as archive:
-        golden = {name: archive[name] for name in archive.files}
-    _say(what="golden", done=0, total=1)
-    found = session.tensors(golden["input"])
-    oracle = {name.removeprefix("oracle/"): value for name, value in golden.items() if name.startswith("oracle/")}
-    differing: dict[str, int] = {}
-    equal_to_host = True
-    for name, wanted in oracle.items():
-        if name not in producer or name not in found or found[name].shape != wanted.shape:
-            raise BundleError(
-                f"{bundle / GOLDEN_FILE}: tensor {name!r} does not fit the bundle's model",
-                hint="export the model again",
-            )
-        node = producer[name]
-        step = model.tensors[node.inputs[0]].scale if isinstance(node, Dequantize) else 1.0
-        equal_to_host &= _equal(found[name], golden.get(f"host/{name}", wanted))
-        if not _equal(found[name], wanted):
-            largest = np.abs(found[name].astype(np.float64) - wanted.astype(np.float64)).max() / step
-            # A difference far below a step still is one.
-            lsb = max(1, ceil(largest - 1e-3))
-            differing[node.kind] = max(lsb, differing.get(node.kind, 0))
-    _say(what="golden", done=1, total=1)
-    return Golden(
-        tensors=len(oracle),
-        values=sum(value.size for value in oracle.values()),
-        equal_to_host=equal_to_host,
-        equal_to_oracle=not differing,
-        max_lsb_to_oracle=max(differing.values(), default=0),
-        differing=differing,
-    )
-
-
-def _equal(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    """Say whether two arrays hold the same bits."""
-    return found.dtype == wanted.dtype and found.tobytes() == wanted.tobytes()
 
 
 def _manifest(bundle: Path) -> dict[str, Any]:

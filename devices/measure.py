@@ -15,9 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import runtimes
 from devices import transport as transports
-from devices.agent import Answer, Golden, Job
-from devices.dispatch import Dispatcher
+from devices.agent import Answer, Job
+from devices.dispatch import dispatch
+from devices.golden import Golden
+from devices.native_agent import NativeAgent
 from devices.profile import Profile, profile
+from devices.python_agent import PythonAgent
 from devices.sample import choose, enough
 from devices.transport import Engine, Transport
 from msq.bundle import MANIFEST_FILE, Manifest
@@ -144,8 +147,8 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{facts.title}, {runtime}: images", total=len(images))
-        dispatcher = Dispatcher(transport, bundle)
-        return dispatcher.run(job, images, agents, lambda count: progress.advance(task, count))
+        agent = (NativeAgent if runtimes.adapter(runtime).PACKAGES is None else PythonAgent)(transport, bundle)
+        return dispatch(agent, job, images, agents, lambda count: progress.advance(task, count))
 
 
 def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -25,7 +25,8 @@ class Environment(Strict):
     """What was observed where the agent ran: machine, Python, kernel, emulator, threads, library versions."""
 
     machine: str
-    python: str
+    python: str | None
+    """None where the agent was msq-run."""
     kernel: str
     emulator: str | None
     threads: int

@@ -39,8 +39,11 @@ class Adapter(Protocol):
     """stock (the runtime as released), hook (with our packed kernels), native (our own) or oracle."""
     STEPWISE: bool
     """It rounds in its own way, so that over a whole model differences add up: nodes are compared one by one."""
-    PACKAGES: Sequence[str]
-    """Distributions a board needs beside numpy, pinned as the host has them."""
+    PACKAGES: Sequence[str] | None
+    """Distributions a board needs beside Python and numpy, pinned as the host has them.
+
+    None: it needs not even those, as the static program msq-run is sent there.
+    """
 
     def version(self) -> str:
         """Return the runtime's version. Raises DeviceError when it is not installed."""

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError, UsageError
-from runtimes._kernels import library_path, open_library, resident
+from runtimes._kernels import KERNELS, library_path, open_library, resident
 
-__all__ = ["LOWERING", "MODE", "PACKAGES", "NativeSession", "libraries", "load", "resident", "version"]
+__all__ = ["LOWERING", "MODE", "PACKAGES", "NativeSession", "libraries", "load", "program", "resident", "version"]
 
 LOWERING = "integer"
 MODE = "native"
 STEPWISE = False
-PACKAGES = ()
+PACKAGES = None
 
 ABI = 1
 LIBRARY_VARIABLE = "MSQ_NATIVE_LIBRARY"
@@ -98,6 +98,14 @@ def libraries() -> dict[str, str]:
     if name is None:
         raise _error(library, _UNSUPPORTED)
     return {"packed kernels": name.decode()}
+
+
+def program(machine: str) -> Path:
+    """Return msq-run, the static program, for an architecture as uname names it. Raises DeviceError."""
+    path = KERNELS / machine / "msq-run"
+    if not path.is_file():
+        raise DeviceError(f"{path}: msq-run is not built for {machine}", hint="make kernels builds it")
+    return path
 
 
 def load(bundle: Path, threads: int) -> "NativeSession":

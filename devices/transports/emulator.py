@@ -5,7 +5,6 @@ board, how long it takes and how much memory it needs is not.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from devices import provision
 from devices.profile import Profile

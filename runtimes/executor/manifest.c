@@ -18,7 +18,7 @@ static msq_status check_file(const msq_json *json, const char *folder, const cha
     msq_sha256(file.at, file.size, found);
     msq_unmap(&file);
     if (msq_json_equals(json, wanted, found)) return MSQ_OK;
-    return msq_fail(MSQ_FILE, "%.120s/%s: its sha256 is %.12s…, manifest.json says %.12s…", folder, name, found,
+    return msq_fail(MSQ_FILE, "%.120s/%s: sha256 is %.12s…, the manifest says %.12s…", folder, name, found,
                     json->values[wanted].size < 12 ? "less" : json->values[wanted].at);
 }
 

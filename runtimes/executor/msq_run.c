@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 #include "manifest.h"
@@ -19,7 +20,8 @@ static const char HELP[] =
     "  -i, --input FILE    images, .npy: float32 as the model takes them, or uint8 pixels; - is the standard input\n"
     "  -l, --labels FILE   int64 .npy: how many images get their class\n"
     "  -o, --output FILE   write the outputs, float32 .npy\n"
-    "      --tensors FILE  write every tensor of every image, in the order in which they are made, without fusion\n"
+    "      --tensors FILE  write every tensor of every image, in the order in which they are made, without fusion,\n"
+    "                      and print what each is\n"
     "  -k, --top K         print the K largest outputs of each image\n"
     "  -r, --repeat N      time N runs of the first image, after 10 that are not timed\n"
     "  -p, --profile       time every node\n"
@@ -123,6 +125,8 @@ static int read_arguments(arguments *a, int count, char **values) {
     a->bundle = values[optind];
     if (a->input == NULL && (a->labels || a->output || a->tensors || a->top || a->repeat || a->profile))
         return fail(EXIT_USAGE, usage, "there is no --input to do that with");
+    if (a->tensors && (a->repeat || a->profile))
+        return fail(EXIT_USAGE, usage, "--tensors runs without fusion: there is no time to be taken");
     return -1;
 }
 
@@ -155,7 +159,7 @@ typedef struct {
     uint8_t *pixels;
     float *x, *y;
     FILE *output, *tensors;
-    int64_t total, correct;
+    int64_t total, done, correct;
 } run;
 
 static int open_images(run *r) {
@@ -258,6 +262,7 @@ static int run_images(run *r) {
             if (code) return code;
         }
         if ((status = infer(r))) return failed(status);
+        r->done = image + 1;
         predictions[kept++] = largest(r, -1);
         if (r->asked->top) print_top(r, image);
         if (r->output) fwrite(r->y, sizeof *r->y, r->out.count, r->output);
@@ -266,8 +271,8 @@ static int run_images(run *r) {
             if ((status = msq_npy_read(&r->labels, &label, sizeof label))) return failed(status);
             r->correct += label == predictions[kept - 1];
         }
-        if (kept < REPORT_EVERY && image + 1 < r->total) continue;
-        printf("{\"what\": \"images\", \"done\": %lld, \"total\": %lld, \"predictions\": [", (long long)image + 1,
+        if (kept < REPORT_EVERY && r->done < r->total) continue;
+        printf("{\"what\": \"images\", \"done\": %lld, \"total\": %lld, \"predictions\": [", (long long)r->done,
                (long long)r->total);
         for (int32_t i = 0; i < kept; i++) printf("%s%lld", i ? ", " : "", (long long)predictions[i]);
         puts("]}");
@@ -295,8 +300,15 @@ static void print_profile(const run *r) {
 }
 
 static void write_tensor(void *context, int32_t image, const msq_tensor_info *tensor, const void *data) {
-    (void)image;
-    fwrite(data, tensor->dtype == MSQ_FLOAT32 ? sizeof(float) : 1, tensor->count, context);
+    run *r = context;
+    (void)image; /* of this call, which is of one */
+    fwrite(data, tensor->dtype == MSQ_FLOAT32 ? sizeof(float) : 1, tensor->count, r->tensors);
+    if (r->done) return;
+    printf("{\"what\": \"tensor\", \"name\": ");
+    print_string(tensor->name);
+    printf(", \"dtype\": \"%s\", \"shape\": [", tensor->dtype == MSQ_FLOAT32 ? "float32" : "int8");
+    for (int32_t i = 0; i < tensor->rank; i++) printf("%s%d", i ? ", " : "", tensor->shape[i]);
+    puts("]}");
 }
 
 static int load(run *r) {
@@ -311,9 +323,14 @@ static int load(run *r) {
     msq_model_memory(r->model, &memory);
     msq_model_input(r->model, &r->in);
     msq_model_output(r->model, &r->out);
-    printf("{\"what\": \"model\", \"tier\": \"%s\", \"threads\": %d, \"load_seconds\": %.9f, \"weight_bytes\": %zu, "
-           "\"arena_bytes\": %zu, \"arena_bound_bytes\": %zu}\n", msq_tier_name(), a->threads, seconds() - begin,
-           memory.weights, memory.arena, memory.arena_bound);
+    const double loaded = seconds() - begin;
+    struct utsname system = {0};
+    uname(&system);
+    printf("{\"what\": \"model\", \"abi\": %u, \"machine\": \"%s\", \"kernel\": ", msq_native_abi(), system.machine);
+    print_string(system.release);
+    printf(", \"tier\": \"%s\", \"threads\": %d, \"load_seconds\": %.9f, \"weight_bytes\": %zu, \"arena_bytes\": %zu, "
+           "\"arena_bound_bytes\": %zu}\n", msq_tier_name(), a->threads, loaded, memory.weights, memory.arena,
+           memory.arena_bound);
     return 0;
 }
 
@@ -335,7 +352,7 @@ static int work(run *r) {
     r->tensors = created(a->tensors);
     if ((a->output && r->output == NULL) || (a->tensors && r->tensors == NULL))
         return fail(EXIT_STORAGE, "", "%s: %s", a->output && r->output == NULL ? a->output : a->tensors, strerror(errno));
-    if (r->tensors) msq_model_watch(r->model, write_tensor, r->tensors);
+    if (r->tensors) msq_model_watch(r->model, write_tensor, r);
     if (a->profile) msq_model_profile(r->model, 1);
     if ((code = run_images(r))) return code;
     if (a->profile) print_profile(r);

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,10 @@ import pytest
 
 from devices import transport as transports
 from devices.agent import Answer, Job
-from devices.dispatch import Dispatcher
+from devices.dispatch import dispatch
+from devices.native_agent import NativeAgent
 from devices.profile import profile
+from devices.python_agent import PythonAgent
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE
 from msq.checksums import sha256_of
 from msq.errors import BundleError, DeviceError, UsageError
@@ -29,12 +32,20 @@ def run(device: str, bundle: Path, images: np.ndarray, agents: int = 1, **change
     runtime = str(changed.pop("runtime"))
     facts = profile(device)
     with closing(transports.transport(facts.transport)) as transport:
-        transport.prepare(facts, adapter(runtime).PACKAGES)
-        return Dispatcher(transport, bundle).run(job(runtime, **changed), images, agents, lambda count: None)
+        packages = adapter(runtime).PACKAGES
+        transport.prepare(facts, packages)
+        agent = (NativeAgent if packages is None else PythonAgent)(transport, bundle)
+        return dispatch(agent, job(runtime, **changed), images, agents, lambda count: None)
 
 
 def predictions(answers: list[Answer]) -> list[int]:
     return [prediction for answer in answers for prediction in answer.predictions]
+
+
+@pytest.fixture(params=["native", "reference"])
+def agent(request: pytest.FixtureRequest) -> str:
+    """A runtime of each agent: msq-run, and the Python program."""
+    return str(request.param)
 
 
 @pytest.fixture
@@ -88,96 +99,133 @@ def test_predictions_do_not_depend_on_agents_and_batches(bundle: Path, runtime: 
 
 
 @pytest.mark.parametrize(
-    ("device", "name"),
-    [("local", "weights.bin"), ("local", "model.json"), ("local", GOLDEN_FILE), ("raspberrypi", "weights.bin")],
+    ("device", "runtime", "name"),
+    [
+        ("local", "reference", "weights.bin"),
+        ("local", "reference", "model.json"),
+        ("local", "reference", GOLDEN_FILE),
+        ("local", "native", "model.json"),
+        ("raspberrypi", "reference", "weights.bin"),
+        ("raspberrypi", "native", "weights.bin"),
+    ],
 )
-def test_an_altered_bundle_is_refused_on_the_device_and_the_file_is_named(copy: Path, pictures, device, name):
+def test_an_altered_bundle_is_refused_on_the_device_and_the_file_is_named(copy: Path, pictures, device, runtime, name):
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
     with pytest.raises(BundleError, match=rf"bundle/{name}: sha256 is .* the manifest says") as caught:
-        run(device, copy, pictures[:1], runtime="reference")
+        run(device, copy, pictures[:1], runtime=runtime, golden=False)
     assert caught.value.hint
 
 
-def test_a_file_that_did_not_arrive_is_named(copy: Path, pictures):
+def test_a_file_that_did_not_arrive_is_named(copy: Path, pictures, agent: str):
     (copy / "weights.bin").unlink()
-    with pytest.raises(BundleError, match=r"weights\.bin: missing"):
-        run("local", copy, pictures[:1], runtime="reference")
+    with pytest.raises(BundleError, match=r"weights\.bin: (missing|No such file)"):
+        run("local", copy, pictures[:1], runtime=agent, golden=False)
 
 
 @pytest.mark.parametrize("lsb", [1, 2, 5])
-def test_a_difference_to_the_oracle_is_counted_under_its_operator(with_golden, pictures, lsb: int):
+def test_a_difference_to_the_oracle_is_counted_under_its_operator(with_golden, pictures, agent: str, lsb: int):
     def edit(golden: dict[str, np.ndarray]) -> None:
         golden["host/summed"] = golden["oracle/summed"].copy()
         golden["oracle/summed"][0, 0, 0, 0] += lsb if golden["oracle/summed"][0, 0, 0, 0] < 100 else -lsb
 
-    (answer,) = run("local", with_golden(edit), pictures[:0], runtime="reference")
+    (answer,) = run("local", with_golden(edit), pictures[:0], runtime=agent)
     assert answer.golden is not None
     assert (answer.golden.equal_to_host, answer.golden.equal_to_oracle) == (True, False)
     assert (answer.golden.max_lsb_to_oracle, answer.golden.differing) == (lsb, {"add": lsb})
 
 
-def test_a_difference_of_the_float_output_counts_in_steps_of_its_grid(with_golden, pictures):
+def test_a_difference_of_the_float_output_counts_in_steps_of_its_grid(with_golden, pictures, agent: str):
     def edit(golden: dict[str, np.ndarray]) -> None:
         golden["oracle/logits"][0, 0] += np.float32(3 * 0.009)  # the scale of "scores"
 
-    (answer,) = run("local", with_golden(edit), pictures[:0], runtime="reference")
+    (answer,) = run("local", with_golden(edit), pictures[:0], runtime=agent)
     assert answer.golden is not None
     assert (answer.golden.equal_to_host, answer.golden.differing) == (False, {"dequantize": 3})
 
 
-def test_golden_vectors_of_another_model_are_refused(with_golden, pictures):
+def test_golden_vectors_of_another_model_are_refused(with_golden, pictures, agent: str):
     golden = with_golden(lambda golden: golden.update({"oracle/ghost": golden["oracle/summed"]}))
     with pytest.raises(BundleError, match="'ghost' does not fit"):
-        run("local", golden, pictures[:0], runtime="reference")
+        run("local", golden, pictures[:0], runtime=agent)
 
 
-def test_times_and_memory_are_observed_only_when_asked_for(plain: Path, pictures):
-    (asked,) = run("local", plain, pictures[:8], runtime="reference", latency_samples=5)
+def test_times_and_memory_are_observed_only_when_asked_for(plain: Path, pictures, agent: str):
+    (asked,) = run("local", plain, pictures[:8], runtime=agent, latency_samples=5)
     assert len(asked.latency_seconds) == 5 and min(asked.latency_seconds) > 0
-    (unasked,) = run("local", plain, pictures[:8], runtime="reference")
+    (unasked,) = run("local", plain, pictures[:8], runtime=agent)
     assert (unasked.latency_seconds, unasked.peak_memory_bytes) == ([], None)
 
 
-def test_peak_memory_is_the_agents_own_and_not_its_parents(plain: Path, pictures):
+@pytest.mark.parametrize(("runtime", "least"), [("native", 100 << 10), ("reference", 10 << 20)])
+def test_peak_memory_is_the_agents_own_and_not_its_parents(plain: Path, pictures, runtime: str, least: int):
     ballast = np.ones(400 << 20, np.uint8)
-    (answer,) = run("local", plain, pictures[:8], runtime="reference", latency_samples=1)
+    (answer,) = run("local", plain, pictures[:8], runtime=runtime, latency_samples=1)
     assert answer.peak_memory_bytes is not None
-    assert (10 << 20) < answer.peak_memory_bytes < ballast.nbytes // 2
+    assert least < answer.peak_memory_bytes < ballast.nbytes // 2
 
 
 def test_an_unknown_runtime_is_refused_in_the_same_words_as_here(plain: Path, pictures):
     with closing(transports.transport("local")) as transport:
-        dispatcher = Dispatcher(transport, plain)
+        agent = PythonAgent(transport, plain)
         with pytest.raises(UsageError, match="unknown runtime 'tensorflow'"):
-            dispatcher.run(job("tensorflow"), pictures[:1], 1, lambda count: None)
+            dispatch(agent, job("tensorflow"), pictures[:1], 1, lambda count: None)
+
+
+PROGRAMS = [
+    ("import os, sys; print('out of luck', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+     r"killed by signal 9 .*out of luck"),
+    ("raise RuntimeError('a bug')", r"exit code 1\): RuntimeError: a bug"),
+    ("import time; time.sleep(600)", "no sign of life for 2 s"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("import os, sys; print('out of luck', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
-         r"killed by signal 9 .*out of luck"),
-        ("raise RuntimeError('a bug')", r"exit code 1\): RuntimeError: a bug"),
-        ("import time; time.sleep(600)", "no sign of life for 2 s"),
+        *PROGRAMS,
         ("open('answer-0.json', 'w').write('{')", "answer cannot be read"),
         ("pass", r"answer-0\.json: no such file"),
     ],
-)  # fmt: skip
+)
 def test_an_agent_that_dies_hangs_or_babbles_is_a_device_error_with_its_last_words(
     plain: Path, tmp_path: Path, pictures, program: str, said: str
 ):
     (tmp_path / "agent.py").write_text(program)
     with closing(transports.transport("local")) as transport:
-        dispatcher = Dispatcher(transport, plain)
-        transport.put([tmp_path / "agent.py"], PurePosixPath())
+        agent = PythonAgent(transport, plain, silence=2)
+        transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
         with pytest.raises(DeviceError, match=said):
-            dispatcher.run(job("reference"), pictures[:4], 1, lambda count: None, silence=2)
+            dispatch(agent, job("reference"), pictures[:4], 1, lambda count: None)
 
 
-def test_progress_adds_up_to_the_number_of_images(plain: Path, pictures):
+@pytest.mark.parametrize(("program", "said"), [*PROGRAMS, ("pass", "said nothing of the model")])
+def test_so_is_msq_run(plain: Path, tmp_path: Path, pictures, program: str, said: str):
+    (tmp_path / "msq-run").write_text(f"#!{sys.executable}\n{program}")
+    (tmp_path / "msq-run").chmod(0o755)
+    with closing(transports.transport("local")) as transport:
+        agent = NativeAgent(transport, plain, silence=2)
+        transport.put([tmp_path / "msq-run"], PurePosixPath())
+        with pytest.raises(DeviceError, match=said):
+            dispatch(agent, job("native", golden=False), pictures[:4], 1, lambda count: None)
+
+
+def test_tensors_that_were_not_written_whole_are_a_device_error(plain: Path, tmp_path: Path, pictures):
+    program = "import sys\nopen(sys.argv[-1], 'wb').write(b'short')\n"
+    program += """print('{"what": "tensor", "name": "codes", "dtype": "int8", "shape": [9, 9, 2]}')"""
+    (tmp_path / "msq-run").write_text(f"#!{sys.executable}\n{program}")
+    (tmp_path / "msq-run").chmod(0o755)
+    with closing(transports.transport("local")) as transport:
+        agent = NativeAgent(transport, plain)
+        transport.put([tmp_path / "msq-run"], PurePosixPath())
+        with pytest.raises(DeviceError, match="wrote 5 bytes of tensors, 648 are wanted"):
+            dispatch(agent, job("native"), pictures[:4], 1, lambda count: None)
+
+
+@pytest.mark.parametrize("kind", [PythonAgent, NativeAgent])
+def test_progress_adds_up_to_the_number_of_images(plain: Path, pictures, kind):
     heard: list[int] = []
     with closing(transports.transport("local")) as transport:
-        Dispatcher(transport, plain).run(job("reference"), pictures[:77], 2, heard.append)
+        dispatch(kind(transport, plain), job("reference"), pictures[:77], 2, heard.append)
     assert sum(heard) == 77 and len(heard) > 2

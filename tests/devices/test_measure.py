@@ -11,6 +11,7 @@ from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
 from msq.measurement import Measurement
 from msq.provenance import Kind, proportion
+from runtimes import adapter
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,13 @@ def test_top1_is_the_share_of_right_predictions_with_wilsons_interval(emulated: 
 def test_the_environment_is_what_was_observed(emulated: Measurement, local: Measurement, runtime: str):
     assert (emulated.environment.machine, local.environment.emulator) == ("aarch64", None)
     assert emulated.environment.emulator and emulated.environment.emulator.endswith("-cpu cortex-a72")
-    assert emulated.environment.libraries["numpy"] == np.__version__
-    assert emulated.runtime_version == local.runtime_version == emulated.environment.libraries[runtime]
+    assert emulated.runtime_version == local.runtime_version == adapter(runtime).version()
+    if runtime == "native":
+        assert emulated.environment.python is None
+        assert emulated.environment.libraries == {"packed kernels": "neon"}
+    else:
+        assert emulated.environment.libraries["numpy"] == np.__version__
+        assert emulated.runtime_version == emulated.environment.libraries[runtime]
 
 
 def test_latency_has_every_sample_and_its_quantiles(local: Measurement):
@@ -117,7 +123,7 @@ def test_outputs_far_from_the_oracle_are_a_parity_error(copy: Path, evaluation: 
 
 def test_a_stock_operator_may_be_one_lsb_from_the_oracle_and_is_named(copy: Path, evaluation: Path, runtime: str):
     other = with_difference(copy, "summed", 1, host_agrees=True)
-    if runtime == "reference":
+    if runtime in ("native", "reference"):
         with pytest.raises(ParityError):
             measure(other, evaluation, "local", runtime, images=4)
     else:
@@ -134,7 +140,7 @@ def test_an_altered_bundle_is_refused_before_anything_is_set_up(plain: Path, tmp
 
 
 def test_a_bundle_for_another_runtime_is_refused(bundle: Path, evaluation: Path, runtime: str):
-    other = "onnxruntime" if runtime == "reference" else "reference"
+    other = "onnxruntime" if runtime in ("native", "reference") else "reference"
     with pytest.raises(UsageError, match=f"runtime '{other}' reads bundles lowered to") as caught:
         measure(bundle, evaluation, "local", other)
     assert f"export the checkpoint for {other}" in caught.value.hint

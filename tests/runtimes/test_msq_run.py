@@ -118,7 +118,7 @@ def test_an_altered_file_is_refused_by_its_checksum(bundle: Path, tmp_path: Path
     (tmp_path / name).write_bytes(content)
     (error, code) = said(tmp_path)
     assert code == {"code": 8}
-    assert f"{name}: its sha256 is" in error["error"]
+    assert f"{name}: sha256 is" in error["error"]
     assert error["exit_code"] == 8
 
 
@@ -128,6 +128,7 @@ def test_an_altered_file_is_refused_by_its_checksum(bundle: Path, tmp_path: Path
         (["--threads", "0"], 2, "-t 0: a whole number from 1 on is wanted"),
         (["--speed"], 2, "--speed: unknown, or its value is missing"),
         (["--top", "3"], 2, "there is no --input to do that with"),
+        (["--input", "nan.npy", "--tensors", "t", "--repeat", "1"], 2, "--tensors runs without fusion"),
         (["--tier", "sse9"], 10, "no tier is named sse9 here"),
         (["--input", "nothing.npy"], 5, "nothing.npy: No such file or directory"),
         (["--input", "small.npy"], 5, "small.npy: not float32 or uint8 images of 16 × 16 × 3"),
