@@ -17,7 +17,7 @@ from export.lowerings import Lowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.atomic import atomic_file, atomic_folder, write_text
-from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest, Parity
+from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Arena, Manifest, Parity
 from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Accuracy, Checkpoint
 from msq.checkpoint import LABELS_FILE as TEST_LABELS_FILE
 from msq.checksums import sha256_of
@@ -84,6 +84,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, adapter, folder),
             parity=compared,
+            arena=_arena(session),
             fidelity=faithful,
             accuracy=(*checkpoint.accuracy, _deployed(session, checkpoint_folder, checkpoint)),
             history=checkpoint.history,
@@ -122,6 +123,13 @@ def _deployed(session: runtimes.Session, folder: Path, checkpoint: Checkpoint) -
         output = session.run(batch)
         correct += int((output.reshape(len(batch), -1).argmax(1) == labels[start : start + BATCH]).sum())
     return Accuracy(what="deployed", correct=correct, n=len(images))
+
+
+def _arena(session: runtimes.Session) -> Arena | None:
+    if not isinstance(session, runtimes.Planned):
+        return None
+    memory = session.memory()
+    return Arena(bytes=memory.arena, bound_bytes=memory.arena_bound, timeline=session.timeline())
 
 
 def _golden(model: IntegerModel, host: Mapping[str, Array], folder: Path, images: NDArray[np.float32]) -> Parity:

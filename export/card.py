@@ -36,6 +36,17 @@ Compression as the papers count it (signs left out): {{ "%.2f" | format(m.paper_
 {% endif -%}
 Held in memory: {{ m.sizes.resident_weight_bytes }} bytes of weights ({{ m.sizes.resident_note }}).
 
+{% if m.arena -%}
+## Memory of activations
+
+One arena of {{ m.arena.bytes }} bytes; no plan takes less than {{ m.arena.bound_bytes }}.
+
+| node | bytes in use while it runs |
+|---|---|
+{% for node, size in m.arena.timeline.items() -%}
+| {{ node }} | {{ size }} |
+{% endfor %}
+{% endif -%}
 ## Layers
 
 | layer | kind | shape | bits | packed bytes |

@@ -83,6 +83,16 @@ class Parity(Strict):
     """The whole model beside the oracle, where the runtime rounds in its own way and operators are compared singly."""
 
 
+class Arena(Strict):
+    """Activations and workspace of a runtime that plans them in one block of memory, in bytes."""
+
+    bytes: int
+    bound_bytes: int
+    """The largest sum of what must be kept at once: no plan takes less."""
+    timeline: dict[str, int]
+    """Node → bytes in use while it runs, in the order of running."""
+
+
 class Manifest(Artefact):
     """manifest.json of a bundle."""
 
@@ -99,6 +109,8 @@ class Manifest(Artefact):
     paper_compression: float | None
     sizes: Sizes
     parity: Parity
+    arena: Arena | None = None
+    """Where the runtime plans one."""
     fidelity: Fidelity | None = None
     """The integer model, run by the oracle, beside the trained program."""
     accuracy: tuple[Accuracy, ...]

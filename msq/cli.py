@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from msq import __version__, plugins
 from msq.artefact import as_json
+from msq.bundle import Arena
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
 
@@ -102,6 +103,8 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    if manifest.arena:
+        _messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
         _print_json(manifest)
 
@@ -210,6 +213,17 @@ def device_up(
 
     prepare(device, runtime)
     _messages.print(f"{device} is ready for {runtime}", highlight=False)
+
+
+def _arena_line(arena: Arena) -> str:
+    """Return the arena's size and what is in use of it as nodes run, a block a node."""
+    eighths = "▁▂▃▄▅▆▇█"
+    shape = "".join(eighths[7 * size // arena.bytes] for size in arena.timeline.values())
+    busiest = max(arena.timeline, key=arena.timeline.__getitem__)
+    return (
+        f"arena: {arena.bytes / 1024:.1f} KiB, {arena.bytes / arena.bound_bytes:.2f} × the least that any plan takes; "
+        f"fullest at {busiest}: {shape}"
+    )
 
 
 def _print_json(value: BaseModel) -> None:

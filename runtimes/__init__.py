@@ -4,8 +4,9 @@ Target-side: imports only the standard library, numpy and the runtime itself.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,28 @@ class Session(Protocol):
         They are those of one run of the whole model; of a runtime that is STEPWISE, each is what its node makes of
         the oracle's tensors.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a loaded model holds: its arena, the least that any arena takes, and its mapped weights."""
+
+    arena: int
+    arena_bound: int
+    weights: int
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A session whose activations and workspace lie in one arena, planned when the model is loaded."""
+
+    def memory(self) -> Memory:
+        """Return what the model holds."""
+        ...
+
+    def timeline(self) -> dict[str, int]:
+        """Return the bytes of the arena that are in use while each node runs, by its name, in the order of running."""
         ...
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError, UsageError
+from runtimes import Memory
 from runtimes._kernels import KERNELS, library_path, open_library, resident
 
 __all__ = ["LOWERING", "MODE", "PACKAGES", "NativeSession", "libraries", "load", "program", "resident", "version"]
@@ -75,15 +76,6 @@ class NodeProfile:
     runs: int
     seconds: float
     arena_bytes: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a loaded model holds: its arena, the least that any arena takes, and its mapped weights."""
-
-    arena: int
-    arena_bound: int
-    weights: int
 
 
 def version() -> str:
@@ -184,6 +176,10 @@ class NativeSession:
         self._library.msq_model_memory(self._model, ctypes.byref(info))
         return Memory(info.arena, info.arena_bound, info.weights)
 
+    def timeline(self) -> dict[str, int]:
+        """Return the bytes of the arena in use while each node runs, by its name; fused nodes are left out."""
+        return {node.name: node.arena_bytes for node in self._nodes() if not node.is_fused}
+
     def profile(self, work: Callable[[], object]) -> list[NodeProfile]:
         """Do some work with the session, and return what each node took of it, in the order in which they run."""
         self._library.msq_model_profile(self._model, 1)
@@ -191,6 +187,9 @@ class NativeSession:
             work()
         finally:
             self._library.msq_model_profile(self._model, 0)
+        return self._nodes()
+
+    def _nodes(self) -> list[NodeProfile]:
         nodes = []
         for index in range(self._library.msq_model_nodes(self._model)):
             info = _Node()

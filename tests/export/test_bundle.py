@@ -89,6 +89,16 @@ def test_sizes_are_those_of_the_files_and_within_the_limit(bundle: Path):
         assert layer.packed_bytes == packed_size(layer.shape[0], int(np.prod(layer.shape[1:])), layer.bits)
 
 
+def test_activations_of_a_runtime_that_plans_them_are_in_the_manifest_and_on_the_card(bundle: Path):
+    manifest = Manifest.open(bundle)
+    assert (manifest.arena is None) == (manifest.lowering != "integer" or "native" not in manifest.versions)
+    if manifest.arena:
+        names = [node.name for node in IntegerModel.load(bundle).nodes]
+        assert [name for name in names if name in manifest.arena.timeline] == list(manifest.arena.timeline)
+        assert max(manifest.arena.timeline.values()) == manifest.arena.bound_bytes <= manifest.arena.bytes
+        assert f"One arena of {manifest.arena.bytes} bytes" in (bundle / CARD_FILE).read_text()
+
+
 def test_labels_and_card_tell_people_what_the_model_is(bundle: Path):
     assert json.loads((bundle / LABELS_FILE).read_text()) == list("abcde")
     card = (bundle / CARD_FILE).read_text(encoding="utf-8")
