@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const uint32_t ROUND[64] = {
+const uint32_t MSQ_SHA256_ROUND[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -16,7 +16,7 @@ static const uint32_t ROUND[64] = {
 
 static uint32_t turn(uint32_t x, int by) { return x >> by | x << (32 - by); }
 
-static void mix(uint32_t state[8], const uint8_t block[64]) {
+static void mix_block(uint32_t state[8], const uint8_t block[64]) {
     uint32_t w[64], s[8];
     for (int i = 0; i < 16; i++)
         w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 |
@@ -28,7 +28,8 @@ static void mix(uint32_t state[8], const uint8_t block[64]) {
     memcpy(s, state, sizeof s);
     for (int i = 0; i < 64; i++) {
         const uint32_t e = s[4], a = s[0];
-        const uint32_t one = s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + ROUND[i] + w[i];
+        const uint32_t one = s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & s[5]) ^ (~e & s[6])) +
+                             MSQ_SHA256_ROUND[i] + w[i];
         const uint32_t two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
         memmove(s + 1, s, 7 * sizeof *s);
         s[4] += one;
@@ -37,15 +38,20 @@ static void mix(uint32_t state[8], const uint8_t block[64]) {
     for (int i = 0; i < 8; i++) state[i] += s[i];
 }
 
+static void mix_blocks(uint32_t state[8], const uint8_t *bytes, size_t blocks) {
+    for (size_t i = 0; i < blocks; i++) mix_block(state, bytes + 64 * i);
+}
+
 void msq_sha256(const uint8_t *bytes, size_t size, char hex[65]) {
     uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    size_t done = 0;
-    for (; size - done >= 64; done += 64) mix(state, bytes + done);
+    const msq_sha256_mix own = msq_sha256_instructions(), mix = own ? own : mix_blocks;
+    const size_t done = size / 64 * 64;
+    mix(state, bytes, size / 64);
     uint8_t last[128] = {0};
     const size_t left = size - done, padded = left < 56 ? 64 : 128;
     if (left) memcpy(last, bytes + done, left);
     last[left] = 0x80;
     for (int i = 0; i < 8; i++) last[padded - 1 - (size_t)i] = (uint8_t)((uint64_t)size * 8 >> (8 * i));
-    for (size_t at = 0; at < padded; at += 64) mix(state, last + at);
+    mix(state, last, padded / 64);
     for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08x", state[i]);
 }
