@@ -96,7 +96,7 @@ define zig_build
 	$(VENV)/bin/cmake --build $(3) --target $(5)
 endef
 
-KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*) msq/__init__.py
 
 runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)

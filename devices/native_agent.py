@@ -54,7 +54,7 @@ class NativeAgent:
             machine=model["machine"],
             python=None,
             kernel=model["kernel"],
-            runtime_version=str(model["abi"]),
+            runtime_version=model["version"],
             libraries={"packed kernels": model["tier"]},
             golden=golden,
             predictions=[index for message in _about("images", said) for index in message["predictions"]],

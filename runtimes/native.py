@@ -79,8 +79,9 @@ class NodeProfile:
 
 
 def version() -> str:
-    """Return the interface version of the library. Raises DeviceError when it is not built."""
-    return str(_library().msq_native_abi())
+    """Return the library's release. Raises DeviceError when it is not built."""
+    release: bytes = _library().msq_native_version()
+    return release.decode()
 
 
 def libraries() -> dict[str, str]:
@@ -222,7 +223,7 @@ def _error(library: Any, status: int) -> MsqError:
 def _library() -> Any:
     path = library_path("libmsq_native.so", LIBRARY_VARIABLE)
     library = open_library(path, "the native runtime", "msq_native_abi", ABI)
-    library.msq_error.restype = library.msq_tier_name.restype = c_char_p
+    library.msq_error.restype = library.msq_tier_name.restype = library.msq_native_version.restype = c_char_p
     library.msq_use_tier.argtypes = [c_char_p]
     library.msq_model_load.argtypes = [c_char_p, POINTER(_Options), POINTER(c_void_p)]
     library.msq_model_run.argtypes = [c_void_p, c_int32, c_void_p, c_size_t, c_void_p, c_size_t]

@@ -41,6 +41,8 @@ static msq_status load(msq_model *model, const char *folder, const msq_options *
 
 uint32_t msq_native_abi(void) { return MSQ_NATIVE_ABI; }
 
+const char *msq_native_version(void) { return MSQ_VERSION; }
+
 msq_status msq_model_load(const char *folder, const msq_options *options, msq_model **out) {
     *out = NULL;
     if (options->abi != MSQ_NATIVE_ABI)

@@ -60,6 +60,9 @@ typedef struct {
 /* Version of this interface that the library was built with. */
 MSQ_API uint32_t msq_native_abi(void);
 
+/* Release of the toolchain that the library is of: "1.2.3". */
+MSQ_API const char *msq_native_version(void);
+
 /* Load the model of a bundle's folder.
  * MSQ_FILE: a file is missing, cut, or not what it should be. MSQ_SCHEMA: of a newer version, or of an operation unknown
  * here. MSQ_INVALID: it describes what cannot be. MSQ_MEMORY, MSQ_UNSUPPORTED, MSQ_ABI as the kernels. */

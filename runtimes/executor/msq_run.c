@@ -116,7 +116,7 @@ static int read_arguments(arguments *a, int count, char **values) {
             case 'r': fits = read_count(optarg, 1, &a->repeat); break;
             case 't': fits = read_count(optarg, 1, &a->threads); break;
             case 'h': fputs(HELP, stdout); return 0;
-            case OPTION_VERSION: printf("msq-run, native runtime %u\n", msq_native_abi()); return 0;
+            case OPTION_VERSION: printf("msq-run %s\n", msq_native_version()); return 0;
             default: return fail(EXIT_USAGE, usage, "%s: unknown, or its value is missing", values[optind - 1]);
         }
         if (!fits) return fail(EXIT_USAGE, usage, "-%c %s: a whole number from 1 on is wanted", option, optarg);
@@ -326,7 +326,8 @@ static int load(run *r) {
     const double loaded = seconds() - begin;
     struct utsname system = {0};
     uname(&system);
-    printf("{\"what\": \"model\", \"abi\": %u, \"machine\": \"%s\", \"kernel\": ", msq_native_abi(), system.machine);
+    printf("{\"what\": \"model\", \"version\": \"%s\", \"machine\": \"%s\", \"kernel\": ", msq_native_version(),
+           system.machine);
     print_string(system.release);
     printf(", \"tier\": \"%s\", \"threads\": %d, \"load_seconds\": %.9f, \"weight_bytes\": %zu, \"arena_bytes\": %zu, "
            "\"arena_bound_bytes\": %zu}\n", msq_tier_name(), a->threads, loaded, memory.weights, memory.arena,

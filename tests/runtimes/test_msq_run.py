@@ -13,6 +13,7 @@ from rich.console import Console
 import runtimes
 from devices import provision
 from export.bundle import export
+from msq import __version__
 from msq.preprocessing import normalise
 from msq.recipe import RecipeFile
 from runtimes._kernels import KERNELS
@@ -80,6 +81,11 @@ def test_pixels_give_the_oracle_s_outputs_and_every_line_says_what_it_holds(bund
     assert len(of("latency")[0]["seconds"]) == 3
     assert of("memory")[0]["peak_bytes"] > of("model")[0]["arena_bytes"] > 0
     assert {node["runs"] for node in of("profile")[0]["nodes"] if not node["fused"]} == {10 + 3 + 40}
+
+
+def test_the_program_and_the_library_are_of_this_release():
+    assert subprocess.run([PROGRAM, "--version"], capture_output=True, text=True).stdout == f"msq-run {__version__}\n"
+    assert runtimes.adapter("native").version() == __version__
 
 
 def test_a_stream_and_float_images_give_the_same(bundle: Path, images: Path, tmp_path: Path):
