@@ -5,6 +5,7 @@ DEVICE  ?= raspberrypi
 RECIPE  ?= fashion-resnet8
 RUNTIME ?= onnxruntime
 IMAGES  ?=
+PROTOCOL ?= quick
 PYTHON  ?= python3
 # Extra options for pip, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_OPTIONS ?=
@@ -34,7 +35,8 @@ SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  DEVICE=$(DEVICE) RECIPE=$(RECIPE) RUNTIME=$(RUNTIME); IMAGES=n limits the test images run on the device"
+	@echo; echo "  DEVICE=$(DEVICE) RECIPE=$(RECIPE) RUNTIME=$(RUNTIME); IMAGES=n limits the test images run on the device,"
+	@echo "  PROTOCOL=$(PROTOCOL) says how they are timed"
 
 setup: $(SETUP) ## make the virtual environment in .venv and install everything into it
 
@@ -67,7 +69,7 @@ $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SET
 
 $(MEASUREMENT): $(BUNDLE) $(call sources,devices) | $(SETUP)
 	$(MSQ) measure $(<D) --evaluation $(RUN)/checkpoint/evaluation --device $(DEVICE) --runtime $(RUNTIME) \
-	    $(if $(IMAGES),--images $(IMAGES)) --out $@
+	    $(if $(IMAGES),--images $(IMAGES)) --protocol $(PROTOCOL) --out $@
 
 $(SETUP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

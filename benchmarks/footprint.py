@@ -45,9 +45,10 @@ def footprints(
                 raise DeviceError(f"{argv[0]} failed: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
             said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             told = next(line for line in said if line.get("what") == "memory")
-            took = {"process_seconds": seconds, "process_bytes": told["peak_bytes"]}
+            peak = max(told["load_peak_bytes"], told["run_peak_bytes"])
+            took = {"process_seconds": seconds, "process_bytes": peak}
             took["alone_seconds"] = told.get("alone_seconds", seconds)
-            took["alone_bytes"] = told.get("alone_bytes", told["peak_bytes"])
+            took["alone_bytes"] = peak - told.get("before_bytes", 0)
             for what, value in took.items() if index >= WARM_UP else ():
                 found[name].setdefault(what, []).append(value)
     return found
@@ -73,7 +74,8 @@ x = np.load(sys.argv[2])
 before, began = level("VmRSS"), time.perf_counter()
 {run}
 alone, peak = time.perf_counter() - began, level("VmHWM")
-told = {{"what": "memory", "peak_bytes": peak, "alone_bytes": peak - before, "alone_seconds": alone}}
+told = {{"what": "memory", "load_peak_bytes": 0, "run_peak_bytes": peak, "before_bytes": before}}
+told["alone_seconds"] = alone
 print(json.dumps(told), flush=True)
 os._exit(0)  # its answer was there: how long Python takes to end does not count
 """

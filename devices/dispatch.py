@@ -1,76 +1,83 @@
-"""Sharing out images among agents that run on a device side by side."""
+"""Sharing out images among runs of an agent on a device, side by side, beside its golden vectors."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent import Answer, Job
+from devices import protocol
+from devices.agent import Latency, Memory, Place
+from devices.golden import Golden
 from devices.transport import Transport
+from msq.errors import DeviceError
 
 
 class Agent(Protocol):
-    """A program on a prepared device, with a bundle beside it."""
+    """A program on a prepared device, with a bundle beside it. Every method runs it once, in a process of its own.
+
+    Images are uint8 (n, height, width, channels). All raise what the agent said, an MsqError in its own class, or
+    DeviceError when it died without a word.
+    """
 
     transport: Transport
 
-    def run(self, number: int, job: Job, images: NDArray[np.uint8], on_images: Callable[[int], None]) -> Answer:
-        """Do a job over images, uint8 (n, height, width, channels), and wait for the answer.
+    def golden(self) -> tuple[Place, Golden]:
+        """Run the golden vectors, and return where that was and how they compare."""
+        ...
 
-        Safe to call from several threads at once.
+    def latency(self, image: NDArray[np.uint8], protocol: protocol.Protocol) -> Latency:
+        """Time inferences of one image."""
+        ...
 
-        Args:
-            number: another one in each thread. job: what to do.
-            on_images: called with the number of images done so far.
-        Raises:
-            MsqError: what the agent said, in its own class; DeviceError when it died without a word.
+    def memory(self, image: NDArray[np.uint8]) -> Memory:
+        """Load the model, run it on one image, and tell how long the first answer took and what memory is held."""
+        ...
+
+    def classify(self, number: int, images: NDArray[np.uint8], on_predictions: Callable[[list[int]], None]) -> None:
+        """Classify images, and pass on the classes as they come, in order.
+
+        Safe to call from several threads at once, with another number in each.
         """
         ...
 
 
 def dispatch(
-    agent: Agent, job: Job, images: NDArray[np.uint8], count: int, on_images: Callable[[int], None]
-) -> list[Answer]:
-    """Share the images out among `count` runs of an agent at once; the first one also does what the job asks beside.
+    agent: Agent, images: NDArray[np.uint8], runs: int, on_images: Callable[[int], None]
+) -> tuple[Place, Golden, list[int]]:
+    """Compare the golden vectors and classify images, in `runs` processes at once.
 
     Args:
-        agent: on its device. job: for each run.
-        images: uint8, (n, height, width, channels).
+        agent: on its device. images: uint8, (n, height, width, channels).
         on_images: called with the number of images newly done, from several threads.
     Returns:
-        Answers in the order of the images.
+        Where that was, how the golden vectors compare, and the classes in the order of the images.
     Raises:
-        MsqError: as Agent.run.
+        MsqError: as Agent; DeviceError as well when it ended without a class for every image.
     """
-    shards = np.array_split(images, count)
-    jobs = [job, *[replace(job, golden=False, latency_samples=0)] * (count - 1)]
-    pool = ThreadPoolExecutor(count)
+    shards = np.array_split(images, runs)
+    found: list[list[int]] = [[] for _ in shards]
+
+    def classify(number: int) -> None:
+        def hear(predictions: list[int]) -> None:
+            found[number] += predictions
+            on_images(len(predictions))
+
+        agent.classify(number, shards[number], hear)
+        if len(found[number]) != len(shards[number]):
+            raise DeviceError(f"{len(found[number])} of {len(shards[number])} images were classified")
+
+    pool = ThreadPoolExecutor(runs)
     try:
-        work = [
-            pool.submit(agent.run, number, part, shard, _news(on_images))
-            for number, (part, shard) in enumerate(zip(jobs, shards, strict=True))
-        ]
-        for done in as_completed(work):
+        golden = pool.submit(agent.golden)
+        work: list[Future[Any]] = [pool.submit(classify, number) for number, shard in enumerate(shards) if len(shard)]
+        for done in as_completed([golden, *work]):
             done.result()
-        return [done.result() for done in work]
     except BaseException:
         # One failed, or Ctrl-C: the others are stopped rather than waited for.
         agent.transport.close()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _news(on_images: Callable[[int], None]) -> Callable[[int], None]:
-    """Return a function that takes how many are done, and passes on how many that is more than before."""
-    before = 0
-
-    def hear(done: int) -> None:
-        nonlocal before
-        on_images(done - before)
-        before = done
-
-    return hear
+    return *golden.result(), [index for predictions in found for index in predictions]

@@ -15,29 +15,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import runtimes
 from devices import transport as transports
-from devices.agent import Answer, Job
-from devices.dispatch import dispatch
+from devices.agent import Latency, Memory, Place
+from devices.dispatch import Agent, dispatch
+from devices.figures import KIND, figures
 from devices.golden import Golden
 from devices.native_agent import NativeAgent
 from devices.profile import Profile, profile
+from devices.protocol import PROTOCOLS, Protocol
 from devices.python_agent import PythonAgent
+from devices.quantiles import ESTIMATORS
 from devices.sample import choose, enough
+from devices.steadiness import steady_latency
 from devices.transport import Engine, Transport
-from msq.bundle import MANIFEST_FILE, Manifest
+from msq import plugins
+from msq.bundle import HOST_PREDICTIONS_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
-from msq.measurement import Device, Environment, Measurement, Prediction, RuntimeMode, TensorParity
-from msq.provenance import Figure, Kind, proportion
+from msq.measurement import (
+    Conditions,
+    Device,
+    Environment,
+    Measurement,
+    Prediction,
+    RuntimeMode,
+    TensorParity,
+)
+from msq.provenance import Kind
 
-KIND: dict[Engine, Kind] = {
-    "board": Kind.MEASURED_BOARD,
-    "host": Kind.MEASURED_HOST,
-    "qemu-user": Kind.EMULATED,
-}
-BATCH = 32
-LATENCY_SAMPLES = 200
-IMAGES_AN_AGENT = 128
-"""Fewer are not worth another agent's start."""
+IMAGES_A_RUN = 128
+"""Fewer are not worth another process's start."""
 MAX_LSB = 1
 """How far a stock operator may be from the oracle."""
 
@@ -63,6 +69,7 @@ def measure(
     images: int | None = None,
     out: Path | None = None,
     threads: int = 1,
+    protocol: str = "quick",
     seed: int = 0,
     command: str | None = None,
 ) -> Measurement:
@@ -74,15 +81,18 @@ def measure(
         device: name of a profile, or path of one (TOML). runtime: name of an adapter in runtimes/.
         images: how many test images, drawn at random by `seed`; by default enough for ±1 % at 95 %.
         out: where the measurement is written as JSON, if anywhere.
-        threads: of the runtime. On an emulated board several agents of one thread share the images instead.
+        threads: of the runtime. On an emulated board several runs of one thread share the images instead.
+        protocol: name of one of devices.protocol.PROTOCOLS, by which inferences are timed.
         command: what the user typed; by default this process's own arguments.
     Raises:
-        UsageError: the device or runtime is unknown, or the bundle is for another runtime.
+        UsageError: the device, runtime or protocol is unknown, or the bundle is for another runtime.
         BundleError: the bundle or the evaluation set is missing, altered or does not fit.
         DeviceError: the device cannot be set up, or failed.
         ParityError: its outputs differ from the exporting host's, or from the oracle's by more than MAX_LSB.
     """
     facts, adapter, manifest = profile(device), runtimes.adapter(runtime), Manifest.open(bundle)
+    if protocol not in PROTOCOLS:
+        raise plugins.unknown(protocol, list(PROTOCOLS), "protocol")
     if manifest.lowering != adapter.LOWERING:
         raise UsageError(
             f"runtime {runtime!r} reads bundles lowered to {adapter.LOWERING!r}; {bundle} is {manifest.lowering!r}",
@@ -92,34 +102,44 @@ def measure(
     chosen = choose(len(labels), images or enough(_expected(manifest)), seed)
     with closing(transports.transport(facts.transport)) as transport:
         transport.prepare(facts, adapter.PACKAGES)
-        answers = _run(transport, facts, bundle, runtime, np.asarray(pictures[chosen]), threads)
-        first = answers[0]
-        if first.golden is None:
-            raise BundleError(f"{bundle}: the agent compared no golden vectors")
-        _require_parity(first.golden, adapter.MODE, f"{facts.name}, {runtime}")
-        predicted = [prediction for answer in answers for prediction in answer.predictions]
+        agent = (
+            NativeAgent(transport, bundle, threads)
+            if adapter.PACKAGES is None
+            else PythonAgent(transport, bundle, runtime, threads)
+        )
+        title = f"{facts.title}, {runtime}"
+        pixels = np.asarray(pictures[chosen])
+        place, golden, predicted, latency, memory, doubts = _run(
+            agent, transport.engine, title, pixels, PROTOCOLS[protocol]
+        )
+        _require_parity(golden, adapter.MODE, f"{facts.name}, {runtime}")
+        right = np.asarray(predicted) == labels[chosen]
+        host = _host_predictions(bundle, len(labels))
         measurement = Measurement(
             manifest=manifest,
             manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
             runtime=runtime,
-            runtime_version=first.runtime_version,
+            runtime_version=place.runtime_version,
             runtime_mode=cast(RuntimeMode, adapter.MODE),
             device=_device(facts, transport),
             environment=Environment(
-                machine=first.machine,
-                python=first.python,
-                kernel=first.kernel,
+                machine=place.machine,
+                python=place.python,
+                kernel=place.kernel,
                 emulator=transport.emulator,
                 threads=threads,
-                libraries=first.libraries,
+                libraries=place.libraries,
             ),
-            parity=TensorParity(**vars(first.golden)),
-            figures=_figures(manifest, transport.engine, first, np.asarray(predicted) == labels[chosen]),
+            parity=TensorParity(**vars(golden)),
+            figures=figures(manifest, transport.engine, right, latency, memory, ESTIMATORS[protocol]),
             predictions=tuple(
-                Prediction(index=int(index), label=int(labels[index]), predicted=answer)
+                Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
                 for index, answer in zip(chosen, predicted, strict=True)
             ),
-            latency_seconds=tuple(first.latency_seconds),
+            protocol=protocol if latency else None,
+            latency_seconds=tuple(latency.seconds) if latency else (),
+            conditions=tuple(Conditions(**vars(found)) for found in (latency.before, latency.after)) if latency else (),
+            doubts=doubts,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
         )
@@ -129,26 +149,20 @@ def measure(
 
 
 def _run(
-    transport: Transport, facts: Profile, bundle: Path, runtime: str, images: NDArray[np.uint8], threads: int
-) -> list[Answer]:
-    emulated = transport.engine == "qemu-user"
-    # Where nothing is timed, agents may share the processors; where something is, they would disturb one another.
-    processors = len(os.sched_getaffinity(0)) if emulated else 1
-    agents = max(1, min(processors, len(images) // IMAGES_AN_AGENT))
-    job = Job(
-        bundle="bundle",
-        runtime=runtime,
-        threads=threads,
-        images="",
-        batch=BATCH,
-        golden=True,
-        latency_samples=0 if emulated else LATENCY_SAMPLES,
-    )
+    agent: Agent, engine: Engine, title: str, images: NDArray[np.uint8], protocol: Protocol
+) -> tuple[Place, Golden, list[int], Latency | None, Memory | None, tuple[str, ...]]:
+    """Have an agent do all that means something on its device."""
+    emulated = KIND[engine] is Kind.EMULATED
+    # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
+    processors = len(os.sched_getaffinity(0)) if engine == "qemu-user" else 1
+    runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
+    latency, doubts = (None, ()) if emulated else steady_latency(agent, images[:1], protocol)
+    memory = None if engine == "qemu-user" else agent.memory(images[:1])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{facts.title}, {runtime}: images", total=len(images))
-        agent = (NativeAgent if runtimes.adapter(runtime).PACKAGES is None else PythonAgent)(transport, bundle)
-        return dispatch(agent, job, images, agents, lambda count: progress.advance(task, count))
+        task = progress.add_task(f"{title}: images", total=len(images))
+        found = dispatch(agent, images, runs, lambda count: progress.advance(task, count))
+    return *found, latency, memory, doubts
 
 
 def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -171,6 +185,20 @@ def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], ND
     if not len(images) or labels.shape != (len(images),):
         raise BundleError(f"{folder}: {len(images)} images and labels of shape {labels.shape}")
     return images, labels
+
+
+def _host_predictions(bundle: Path, images: int) -> list[int] | None:
+    """Return the class that the exporting host gave each test image; None where the bundle does not tell."""
+    path = bundle / HOST_PREDICTIONS_FILE
+    if not path.is_file():
+        return None
+    found = np.load(path)
+    if found.shape != (images,):
+        raise BundleError(
+            f"{path}: classes of {found.shape} images, the evaluation set has {images}",
+            hint="give the evaluation folder of the checkpoint that the bundle was made of",
+        )
+    return [int(index) for index in found]
 
 
 def _expected(manifest: Manifest) -> float:
@@ -203,27 +231,3 @@ def _device(facts: Profile, transport: Transport) -> Device:
         cpu=facts.qemu_cpu if transport.engine == "qemu-user" and facts.qemu_cpu else facts.processor,
         facts=facts.facts,
     )
-
-
-def _figures(manifest: Manifest, engine: Engine, answer: Answer, right: NDArray[np.bool_]) -> dict[str, Figure]:
-    sizes, observed = manifest.sizes, KIND[engine]
-    figures = {
-        "top1": proportion(int(right.sum()), len(right), observed, "random subset of the test images"),
-        "model_bytes": Figure(value=sizes.model_bytes, unit="bytes", kind=Kind.ARTEFACT),
-        "weight_bytes": Figure(value=sizes.weight_bytes, unit="bytes", kind=Kind.ARTEFACT),
-        "resident_weight_bytes": Figure(
-            value=sizes.resident_weight_bytes, unit="bytes", kind=Kind.MODELLED, note=sizes.resident_note
-        ),
-    }
-    if net := manifest.net:
-        note = "the whole test set on the exporting host"
-        figures["host_top1"] = proportion(net.correct, net.n, Kind.MEASURED_HOST, note)
-    if answer.latency_seconds:
-        for name, quantile in (("latency_p50", 0.5), ("latency_p90", 0.9)):
-            value = float(np.quantile(answer.latency_seconds, quantile))
-            note = "preprocessing left out; quantile by linear interpolation (Hyndman–Fan 7)"
-            figures[name] = Figure(value=value, unit="seconds", kind=observed, n=len(answer.latency_seconds), note=note)
-    if answer.peak_memory_bytes is not None:
-        note = "the whole process: Python, the runtime and the model, one image at a time"
-        figures["peak_memory"] = Figure(value=answer.peak_memory_bytes, unit="bytes", kind=observed, note=note)
-    return figures

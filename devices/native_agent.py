@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.agent import Answer, Job
+from devices.agent import SETTLING_RUNS, Latency, Memory, Place
+from devices.conditions import Conditions
 from devices.conversation import SILENCE, Message, converse
-from devices.golden import compare
+from devices.golden import Golden, compare
+from devices.protocol import Protocol
 from devices.transport import Transport
 from msq.bundle import MANIFEST_FILE
 from msq.errors import DeviceError
@@ -24,73 +26,105 @@ class NativeAgent:
     """A devices.dispatch.Agent: sends everything when it is made.
 
     Args:
-        transport: to a prepared device. bundle: folder. silence: see devices.conversation.
+        transport: to a prepared device. bundle: folder. threads: of the runtime. silence: see devices.conversation.
     Raises:
         DeviceError: msq-run is not built for the device's architecture.
     """
 
-    def __init__(self, transport: Transport, bundle: Path, silence: float = SILENCE) -> None:
-        self.transport, self._bundle, self._silence = transport, bundle, silence
+    def __init__(self, transport: Transport, bundle: Path, threads: int = 1, silence: float = SILENCE) -> None:
+        self.transport, self._bundle, self._threads, self._silence = transport, bundle, threads, silence
         transport.put([program(transport.machine)], PurePosixPath())
         transport.put([path for name in FILES if (path := bundle / name).is_file()], PurePosixPath("bundle"))
 
-    def run(self, number: int, job: Job, images: NDArray[np.uint8], on_images: Callable[[int], None]) -> Answer:
-        """Do a job over images; see devices.dispatch.Agent. Its batch means nothing here: images run one by one."""
-        timed: list[Message] = []
-        if job.latency_samples and len(images):
-            # A process that runs the model and does nothing else: its peak of memory is the model's.
-            timed = self._start(number, job, images[:1], ["--repeat", str(job.latency_samples)])
-        golden = compare(lambda x: self._tensors(number, job, x), self._bundle) if job.golden else None
+    def golden(self) -> tuple[Place, Golden]:
+        """Compare the golden vectors here, from the tensors that the device makes; see devices.dispatch.Agent."""
+        said: list[Message] = []
 
-        def hear(message: Message) -> None:
-            if message.get("what") == "images":
-                on_images(message["done"])
+        def tensors(x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+            said.extend(self._start("golden", x, ["--tensors", "tensors"]))
+            return self._read("tensors", _about("tensor", said), len(x))
 
-        said = self._start(number, job, images, [], hear)
-        model = next(iter(_about("model", said)), None)
-        if model is None:
-            raise DeviceError("msq-run ended well but said nothing of the model", hint="this is a bug of the toolchain")
-        return Answer(
+        golden = compare(tensors, self._bundle)
+        model = _about("model", said)[0]
+        place = Place(
             machine=model["machine"],
             python=None,
             kernel=model["kernel"],
             runtime_version=model["version"],
             libraries={"packed kernels": model["tier"]},
-            golden=golden,
-            predictions=[index for message in _about("images", said) for index in message["predictions"]],
-            latency_seconds=[seconds for message in _about("latency", timed) for seconds in message["seconds"]],
-            peak_memory_bytes=next((message["peak_bytes"] for message in _about("memory", timed)), None),
         )
+        return place, golden
+
+    def latency(self, image: NDArray[np.uint8], protocol: Protocol) -> Latency:
+        """Time inferences; see devices.dispatch.Agent."""
+        options = {
+            "repeat": protocol.least_runs,
+            "seconds": protocol.least_seconds,
+            "warm-up": protocol.warm_up_runs,
+            "warm-up-seconds": protocol.warm_up_seconds,
+            "most-seconds": protocol.most_seconds,
+        }
+        said = self._start(
+            "latency", image, [word for name, value in options.items() for word in (f"--{name}", f"{value}")]
+        )
+        before, after = (Conditions(**_fields(message)) for message in _about("conditions", said))
+        return Latency(_about("latency", said)[0]["seconds"], before, after)
+
+    def memory(self, image: NDArray[np.uint8]) -> Memory:
+        """Look at the memory of a process; see devices.dispatch.Agent."""
+        said = self._start("memory", image, ["--repeat", str(SETTLING_RUNS), "--warm-up", "0"])
+        held = {name: value or None for name, value in _fields(_about("memory", said)[0]).items()}
+        return Memory(
+            first_seconds=_about("first", said)[0]["seconds"],
+            load_peak=held["load_peak_bytes"],
+            run_peak=held["run_peak_bytes"],
+            anonymous=held["anonymous_bytes"],
+            file_mapped=held["file_bytes"],
+        )
+
+    def classify(self, number: int, images: NDArray[np.uint8], on_predictions: Callable[[list[int]], None]) -> None:
+        """Classify images one by one; see devices.dispatch.Agent."""
+
+        def hear(message: Message) -> None:
+            if message.get("what") == "images":
+                on_predictions(message["predictions"])
+
+        self._start(f"classify-{number}", images, [], hear)
 
     def _start(
         self,
-        number: int,
-        job: Job,
+        name: str,
         images: NDArray[Any],
         options: Sequence[str],
         hear: Callable[[Message], None] = lambda message: None,
     ) -> list[Message]:
-        """Run the program over images, uint8 or float32, and return what it said."""
-        name = f"images-{number}.npy"
+        """Run the program over images, uint8 or preprocessed float32, and return what it said."""
+        file_name = f"images-{name}.npy"
         with tempfile.TemporaryDirectory(prefix="msq-job-") as temporary:
-            np.save(Path(temporary, name), images)
-            self.transport.put([Path(temporary, name)], PurePosixPath())
-        argv = ["./msq-run", job.bundle, "--input", name, "--threads", str(job.threads), *options]
+            np.save(Path(temporary, file_name), images)
+            self.transport.put([Path(temporary, file_name)], PurePosixPath())
+        argv = ["./msq-run", "bundle", "--input", file_name, "--threads", str(self._threads), *options]
         return converse(self.transport, argv, hear, self._silence)
 
-    def _tensors(self, number: int, job: Job, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return every tensor that the device makes of preprocessed images, by name, batch first."""
-        name = f"tensors-{number}"
-        described = _about("tensor", self._start(number, job, x, ["--tensors", name]))
+    def _read(self, name: str, described: Sequence[Message], images: int) -> dict[str, NDArray[Any]]:
+        """Return the tensors that a file of the device holds of so many images, by name, batch first."""
         record = np.dtype([(one["name"], one["dtype"], tuple(one["shape"])) for one in described])
         with tempfile.TemporaryDirectory(prefix="msq-job-") as temporary:
             self.transport.get(PurePosixPath(name), Path(temporary, name))
             data = Path(temporary, name).read_bytes()
-        if len(data) != record.itemsize * len(x):
-            raise DeviceError(f"the device wrote {len(data)} bytes of tensors, {record.itemsize * len(x)} are wanted")
-        images = np.frombuffer(data, record)
-        return {one["name"]: np.ascontiguousarray(images[one["name"]]) for one in described}
+        if len(data) != record.itemsize * images:
+            raise DeviceError(f"the device wrote {len(data)} bytes of tensors, {record.itemsize * images} are wanted")
+        values = np.frombuffer(data, record)
+        return {one["name"]: np.ascontiguousarray(values[one["name"]]) for one in described}
 
 
 def _about(what: str, said: Sequence[Message]) -> list[Message]:
-    return [message for message in said if message.get("what") == what]
+    """Return the messages on a topic. Raises DeviceError where there is none."""
+    found = [message for message in said if message.get("what") == what]
+    if not found:
+        raise DeviceError(f"msq-run ended well but said nothing of: {what}", hint="this is a bug of the toolchain")
+    return found
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name != "what"}

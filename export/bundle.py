@@ -17,7 +17,16 @@ from export.lowerings import Lowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.atomic import atomic_file, atomic_folder, write_text
-from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Arena, Manifest, Parity
+from msq.bundle import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    HOST_PREDICTIONS_FILE,
+    LABELS_FILE,
+    MANIFEST_FILE,
+    Arena,
+    Manifest,
+    Parity,
+)
 from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Accuracy, Checkpoint
 from msq.checkpoint import LABELS_FILE as TEST_LABELS_FILE
 from msq.checksums import sha256_of
@@ -70,6 +79,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
         # The probe's outputs speak for the deployed file only if both give the same result.
         elif not np.array_equal(session.run(images[: checkpoint.golden]), host[model.output]):
             raise ParityError("the deployed model and its probe give different outputs", hint="report the model")
+        deployed = _deployed(session, checkpoint_folder, checkpoint, folder)
         (folder / LABELS_FILE).write_text(json.dumps(checkpoint.labels, indent=1) + "\n", encoding="utf-8")
         manifest = Manifest(
             name=checkpoint.recipe,
@@ -86,7 +96,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             parity=compared,
             arena=_arena(session),
             fidelity=faithful,
-            accuracy=(*checkpoint.accuracy, _deployed(session, checkpoint_folder, checkpoint)),
+            accuracy=(*checkpoint.accuracy, deployed),
             history=checkpoint.history,
             data=checkpoint.data,
             seed=checkpoint.seed,
@@ -113,16 +123,16 @@ def _images(folder: Path, checkpoint: Checkpoint) -> NDArray[np.float32]:
     return normalise(stored[: max(FIDELITY_IMAGES, checkpoint.golden)], spec.mean, spec.std)
 
 
-def _deployed(session: runtimes.Session, folder: Path, checkpoint: Checkpoint) -> Accuracy:
-    """Return the accuracy of the model as it is deployed: by the runtime here, over the whole test set."""
+def _deployed(session: runtimes.Session, folder: Path, checkpoint: Checkpoint, bundle: Path) -> Accuracy:
+    """Return the accuracy of the deployed model, by the runtime here over the whole test set, and keep its classes."""
     images = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
     labels = np.load(folder / TEST_LABELS_FILE, allow_pickle=False)
-    spec, correct = checkpoint.input, 0
+    spec, predicted = checkpoint.input, np.empty(len(images), np.int64)
     for start in range(0, len(images), BATCH):
         batch = normalise(images[start : start + BATCH], spec.mean, spec.std)
-        output = session.run(batch)
-        correct += int((output.reshape(len(batch), -1).argmax(1) == labels[start : start + BATCH]).sum())
-    return Accuracy(what="deployed", correct=correct, n=len(images))
+        predicted[start : start + BATCH] = session.run(batch).reshape(len(batch), -1).argmax(1)
+    np.save(bundle / HOST_PREDICTIONS_FILE, predicted)
+    return Accuracy(what="deployed", correct=int((predicted == labels).sum()), n=len(images))
 
 
 def _arena(session: runtimes.Session) -> Arena | None:

@@ -5,6 +5,7 @@ model.json        the integer model's graph, and weights.bin its packed weights,
 model.onnx …      the model file of the bundle's runtime; it refers to weights.bin where the format allows
 golden.npz        "input" float32 (n, h, w, c); "oracle/<tensor>" for every int8 tensor and the output;
                   "host/<tensor>" only for tensors in which the host's runtime differs from the oracle
+host-predictions.npy  the class that the exporting host's runtime gives each test image, int64 (n,)
 labels.json       class names
 MODEL_CARD.md     what the model is, for people
 """
@@ -20,6 +21,7 @@ from msq.checksums import verify_files
 
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+HOST_PREDICTIONS_FILE = "host-predictions.npy"
 LABELS_FILE = "labels.json"
 CARD_FILE = "MODEL_CARD.md"
 

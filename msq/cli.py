@@ -34,6 +34,9 @@ RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/reci
 Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
 DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Protocol = Annotated[
+    str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
+]
 Images = Annotated[
     int | None, typer.Option(min=1, help="Test images to run; default: enough for ±1 % at 95 % confidence.")
 ]
@@ -117,12 +120,13 @@ def measure(
     device: DeviceName = "local",
     runtime: Runtime = "onnxruntime",
     images: Images = None,
+    protocol: Protocol = "quick",
     as_json_: Json = False,
 ) -> None:
     """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
     from devices.measure import measure as run
 
-    measurement = run(bundle, evaluation, device, runtime, images=images, out=out)
+    measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
     if as_json_:
         _print_json(measurement)
 

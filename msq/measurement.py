@@ -52,13 +52,25 @@ class Prediction(Strict):
     index: int
     label: int
     predicted: int
+    host: int | None = None
+    """What the exporting host said of it, where the bundle tells."""
+
+
+class Conditions(Strict):
+    """A device's processors at one moment, as far as it told: by processor; temperatures in thousandths of °C."""
+
+    governors: tuple[str, ...]
+    frequencies_khz: tuple[int, ...]
+    limits_khz: tuple[int, ...]
+    temperatures: dict[str, int]
 
 
 class Measurement(Artefact):
     """A device's answers for one bundle. figures holds what a report shows, by name.
 
     Names in use: top1, host_top1 (Manifest.net: the full test set on the host), model_bytes, weight_bytes,
-    resident_weight_bytes, peak_memory (only where it can be measured truly), latency_p50, latency_p90.
+    resident_weight_bytes; only where they can be measured truly: latency_p50, latency_p90, latency_p95, latency_p99,
+    first_answer, peak_memory, load_peak_memory, run_peak_memory, anonymous_memory, file_memory.
     """
 
     manifest: Manifest
@@ -71,7 +83,18 @@ class Measurement(Artefact):
     parity: TensorParity
     figures: dict[str, Figure]
     predictions: tuple[Prediction, ...]
+    protocol: str | None = None
+    """How inferences were timed, a name of devices.protocol."""
+    conditions: tuple[Conditions, ...] = ()
+    """Before and after they were."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against the times, though the run was repeated."""
     latency_seconds: tuple[float, ...] = ()
     """Raw samples of single-image inference in order; empty on emulators, whose times mean nothing."""
     created: str
     command: str
+
+    @property
+    def disagreements(self) -> tuple[Prediction, ...]:
+        """The images that the device and the exporting host gave different classes."""
+        return tuple(said for said in self.predictions if said.host not in (None, said.predicted))

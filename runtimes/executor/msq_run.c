@@ -12,6 +12,8 @@
 #include "manifest.h"
 #include "msq_native.h"
 #include "npy.h"
+#include "say.h"
+#include "tier.h"
 
 static const char HELP[] =
     "usage: msq-run BUNDLE [options]\n"
@@ -23,7 +25,11 @@ static const char HELP[] =
     "      --tensors FILE  write every tensor of every image, in the order in which they are made, without fusion,\n"
     "                      and print what each is\n"
     "  -k, --top K         print the K largest outputs of each image\n"
-    "  -r, --repeat N      time N runs of the first image, after 10 that are not timed\n"
+    "  -r, --repeat N      time N runs of the first image\n"
+    "      --seconds S     and for at least so long\n"
+    "      --warm-up N     runs before them, 10 by default\n"
+    "      --warm-up-seconds S\n"
+    "      --most-seconds S  begin no run after that, 600 by default\n"
     "  -p, --profile       time every node\n"
     "  -t, --threads N     1 by default\n"
     "      --tier NAME     of the kernels, instead of the processor's best\n"
@@ -32,26 +38,18 @@ static const char HELP[] =
     "exit codes: 0; 2 usage; 5 input; 8 bundle; 10 this machine; 11 output not written\n";
 
 enum { EXIT_USAGE = 2, EXIT_DATA = 5, EXIT_BUNDLE = 8, EXIT_DEVICE = 10, EXIT_STORAGE = 11 };
-enum { WARM_UP = 10, REPORT_EVERY = 32, OPTION_TENSORS = 256, OPTION_TIER, OPTION_VERSION };
+enum { REPORT_EVERY = 32 };
+enum {
+    OPTION_TENSORS = 256, OPTION_TIER, OPTION_VERSION, OPTION_SECONDS, OPTION_WARM_UP, OPTION_WARM_UP_SECONDS,
+    OPTION_MOST_SECONDS
+};
 
 typedef struct {
     const char *bundle, *input, *labels, *output, *tensors, *tier;
-    int32_t top, repeat, threads;
+    int32_t top, repeat, warm_up, threads;
+    double seconds, warm_up_seconds, most_seconds;
     bool profile;
 } arguments;
-
-static void print_string(const char *text) {
-    putchar('"');
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            printf("\\%c", *text);
-        else if ((unsigned char)*text < 0x20)
-            printf("\\u%04x", *text);
-        else
-            putchar(*text);
-    }
-    putchar('"');
-}
 
 static int fail(int code, const char *hint, const char *format, ...) {
     char text[512];
@@ -60,9 +58,9 @@ static int fail(int code, const char *hint, const char *format, ...) {
     vsnprintf(text, sizeof text, format, values);
     va_end(values);
     printf("{\"error\": ");
-    print_string(text);
+    msq_say_string(text);
     printf(", \"hint\": ");
-    print_string(hint);
+    msq_say_string(hint);
     printf(", \"exit_code\": %d}\n", code);
     fflush(stdout);
     fprintf(stderr, "error: %s\n", text);
@@ -90,6 +88,12 @@ static bool read_count(const char *text, int32_t least, int32_t *out) {
     return true;
 }
 
+static bool read_seconds(const char *text, double *out) {
+    char *end;
+    *out = strtod(text, &end);
+    return end != text && *end == 0 && *out >= 0 && *out <= 1e6;
+}
+
 /* Return −1 to go on, else the exit code. */
 static int read_arguments(arguments *a, int count, char **values) {
     static const struct option LONG[] = {
@@ -98,11 +102,14 @@ static int read_arguments(arguments *a, int count, char **values) {
         {"top", required_argument, NULL, 'k'},     {"repeat", required_argument, NULL, 'r'},
         {"profile", no_argument, NULL, 'p'},       {"threads", required_argument, NULL, 't'},
         {"tier", required_argument, NULL, OPTION_TIER}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, OPTION_VERSION}, {NULL, 0, NULL, 0},
+        {"version", no_argument, NULL, OPTION_VERSION}, {"seconds", required_argument, NULL, OPTION_SECONDS},
+        {"warm-up", required_argument, NULL, OPTION_WARM_UP},
+        {"warm-up-seconds", required_argument, NULL, OPTION_WARM_UP_SECONDS},
+        {"most-seconds", required_argument, NULL, OPTION_MOST_SECONDS}, {NULL, 0, NULL, 0},
     };
     const char *const usage = "msq-run --help lists the options";
     opterr = 0;
-    *a = (arguments){.threads = 1};
+    *a = (arguments){.threads = 1, .warm_up = 10, .most_seconds = 600};
     for (int option; (option = getopt_long(count, values, "i:l:o:k:r:pt:h", LONG, NULL)) >= 0;) {
         bool fits = true;
         switch (option) {
@@ -115,11 +122,18 @@ static int read_arguments(arguments *a, int count, char **values) {
             case 'k': fits = read_count(optarg, 1, &a->top); break;
             case 'r': fits = read_count(optarg, 1, &a->repeat); break;
             case 't': fits = read_count(optarg, 1, &a->threads); break;
+            case OPTION_WARM_UP: fits = read_count(optarg, 0, &a->warm_up); break;
+            case OPTION_SECONDS: fits = read_seconds(optarg, &a->seconds); break;
+            case OPTION_WARM_UP_SECONDS: fits = read_seconds(optarg, &a->warm_up_seconds); break;
+            case OPTION_MOST_SECONDS: fits = read_seconds(optarg, &a->most_seconds); break;
             case 'h': fputs(HELP, stdout); return 0;
             case OPTION_VERSION: printf("msq-run %s\n", msq_native_version()); return 0;
             default: return fail(EXIT_USAGE, usage, "%s: unknown, or its value is missing", values[optind - 1]);
         }
-        if (!fits) return fail(EXIT_USAGE, usage, "-%c %s: a whole number from 1 on is wanted", option, optarg);
+        if (fits) continue;
+        const struct option *named = LONG;
+        while (named->val != option) named++;
+        return fail(EXIT_USAGE, usage, "--%s %s: not a number that it takes", named->name, optarg);
     }
     if (optind != count - 1) return fail(EXIT_USAGE, usage, "one bundle is wanted, %d are named", count - optind);
     a->bundle = values[optind];
@@ -136,18 +150,6 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The highest level of memory that this process held; 0 where the kernel does not tell. Not getrusage: its figure
- * outlives exec. */
-static void print_peak_memory(void) {
-    char line[256];
-    long long kilobytes = 0;
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status && fgets(line, sizeof line, status))
-        if (sscanf(line, "VmHWM: %lld", &kilobytes) == 1) break;
-    if (status) fclose(status);
-    printf("{\"what\": \"memory\", \"peak_bytes\": %lld}\n", 1024 * kilobytes);
-}
-
 /* A run: the model, its images as they come, and what is wanted of them. */
 typedef struct {
     const arguments *asked;
@@ -160,6 +162,7 @@ typedef struct {
     float *x, *y;
     FILE *output, *tensors;
     int64_t total, done, correct;
+    double began;
 } run;
 
 static int open_images(run *r) {
@@ -205,7 +208,11 @@ static msq_status next_image(run *r) {
 }
 
 static msq_status infer(run *r) {
-    return msq_model_run(r->model, 1, r->x, r->in.count * sizeof *r->x, r->y, r->out.count * sizeof *r->y);
+    const msq_status status =
+        msq_model_run(r->model, 1, r->x, r->in.count * sizeof *r->x, r->y, r->out.count * sizeof *r->y);
+    if (r->began > 0 && status == MSQ_OK) printf("{\"what\": \"first\", \"seconds\": %.9f}\n", seconds() - r->began);
+    r->began = 0;
+    return status;
 }
 
 /* Index of the largest output that is behind `before` in the order of size, then of index; before < 0: the first. */
@@ -226,29 +233,46 @@ static void print_top(const run *r, int64_t image) {
     puts("]}");
 }
 
-static int time_runs(run *r) {
-    for (int32_t i = 0; i < WARM_UP; i++) {
+/* Run until there were so many runs and seconds. Keep how long each took where times is not NULL, growing. */
+static msq_status repeat(run *r, int32_t least, double least_seconds, double **times, size_t *count) {
+    const double begin = seconds();
+    size_t room = 0;
+    for (double now = begin; (*count < (size_t)least || now - begin < least_seconds) &&
+                             (*count == 0 || now - begin < r->asked->most_seconds); (*count)++) {
+        if (times && *count == room) {
+            double *more = realloc(*times, (room = room ? 2 * room : 256) * sizeof **times);
+            if (more == NULL) return msq_fail(MSQ_MEMORY, "no memory for %zu times", room);
+            *times = more;
+        }
+        const double start = seconds();
         const msq_status status = infer(r);
-        if (status) return failed(status);
+        if (status) return status;
+        now = seconds();
+        if (times) (*times)[*count] = now - start;
     }
-    double *times = malloc((size_t)r->asked->repeat * sizeof *times);
-    if (times == NULL) return fail(EXIT_DEVICE, "", "no memory for %d times", r->asked->repeat);
-    for (int32_t i = 0; i < r->asked->repeat; i++) {
-        const double begin = seconds();
-        infer(r);
-        times[i] = seconds() - begin;
+    return MSQ_OK;
+}
+
+static int time_runs(run *r) {
+    double *times = NULL;
+    size_t warm = 0, count = 0;
+    msq_status status = repeat(r, r->asked->warm_up, r->asked->warm_up_seconds, NULL, &warm);
+    msq_say_conditions();
+    if (status == MSQ_OK) status = repeat(r, r->asked->repeat, r->asked->seconds, &times, &count);
+    if (status == MSQ_OK) {
+        printf("{\"what\": \"latency\", \"seconds\": [");
+        for (size_t i = 0; i < count; i++) printf("%s%.9f", i ? ", " : "", times[i]);
+        puts("]}");
+        msq_say_conditions();
     }
-    printf("{\"what\": \"latency\", \"seconds\": [");
-    for (int32_t i = 0; i < r->asked->repeat; i++) printf("%s%.9f", i ? ", " : "", times[i]);
-    puts("]}");
-    print_peak_memory();
     free(times);
-    return 0;
+    return status ? failed(status) : 0;
 }
 
 static int run_images(run *r) {
     int64_t predictions[REPORT_EVERY];
     int32_t kept = 0;
+    int code;
     if (r->output) {
         int64_t shape[MSQ_MOST_RANK + 1] = {r->total};
         for (int32_t i = 0; i < r->out.rank; i++) shape[i + 1] = r->out.shape[i];
@@ -257,10 +281,7 @@ static int run_images(run *r) {
     for (int64_t image = 0; image < r->total; image++) {
         msq_status status = next_image(r);
         if (status) return failed(status);
-        if (image == 0 && r->asked->repeat) {
-            const int code = time_runs(r);
-            if (code) return code;
-        }
+        if (image == 0 && r->asked->repeat && (code = time_runs(r))) return code;
         if ((status = infer(r))) return failed(status);
         r->done = image + 1;
         predictions[kept++] = largest(r, -1);
@@ -291,7 +312,7 @@ static void print_profile(const run *r) {
         msq_node_info node;
         msq_model_node(r->model, i, &node);
         printf("%s{\"name\": ", i ? ", " : "");
-        print_string(node.name);
+        msq_say_string(node.name);
         printf(", \"kind\": \"%s\", \"fused\": %s, \"runs\": %llu, \"seconds\": %.9f, \"arena_bytes\": %zu}", node.kind,
                node.is_fused ? "true" : "false", (unsigned long long)node.runs, 1e-9 * (double)node.nanoseconds,
                node.arena_bytes);
@@ -305,7 +326,7 @@ static void write_tensor(void *context, int32_t image, const msq_tensor_info *te
     fwrite(data, tensor->dtype == MSQ_FLOAT32 ? sizeof(float) : 1, tensor->count, r->tensors);
     if (r->done) return;
     printf("{\"what\": \"tensor\", \"name\": ");
-    print_string(tensor->name);
+    msq_say_string(tensor->name);
     printf(", \"dtype\": \"%s\", \"shape\": [", tensor->dtype == MSQ_FLOAT32 ? "float32" : "int8");
     for (int32_t i = 0; i < tensor->rank; i++) printf("%s%d", i ? ", " : "", tensor->shape[i]);
     puts("]}");
@@ -319,6 +340,7 @@ static int load(run *r) {
     if ((status = msq_manifest_read(&r->manifest, a->bundle))) return failed(status);
     const msq_options options = {MSQ_NATIVE_ABI, a->threads, a->tensors == NULL};
     if ((status = msq_model_load(a->bundle, &options, &r->model))) return failed(status);
+    msq_mark_memory();
     msq_memory_info memory;
     msq_model_memory(r->model, &memory);
     msq_model_input(r->model, &r->in);
@@ -328,7 +350,7 @@ static int load(run *r) {
     uname(&system);
     printf("{\"what\": \"model\", \"version\": \"%s\", \"machine\": \"%s\", \"kernel\": ", msq_native_version(),
            system.machine);
-    print_string(system.release);
+    msq_say_string(system.release);
     printf(", \"tier\": \"%s\", \"threads\": %d, \"load_seconds\": %.9f, \"weight_bytes\": %zu, \"arena_bytes\": %zu, "
            "\"arena_bound_bytes\": %zu}\n", msq_tier_name(), a->threads, loaded, memory.weights, memory.arena,
            memory.arena_bound);
@@ -357,7 +379,7 @@ static int work(run *r) {
     if (a->profile) msq_model_profile(r->model, 1);
     if ((code = run_images(r))) return code;
     if (a->profile) print_profile(r);
-    if (!a->repeat) print_peak_memory();
+    msq_say_memory();
     const bool output = closed(r->output), tensors = closed(r->tensors);
     r->output = r->tensors = NULL;
     return output && tensors ? 0 : fail(EXIT_STORAGE, "is the disk full?", "the output could not be written whole");
@@ -365,9 +387,10 @@ static int work(run *r) {
 
 int main(int count, char **values) {
     arguments a;
+    run r = {.began = seconds()};
     int code = read_arguments(&a, count, values);
     if (code >= 0) return code;
-    run r = {.asked = &a};
+    r.asked = &a;
     code = work(&r);
     closed(r.output);
     closed(r.tensors);

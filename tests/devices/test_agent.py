@@ -3,18 +3,19 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 
 from devices import transport as transports
-from devices.agent import Answer, Job
-from devices.dispatch import dispatch
+from devices.dispatch import Agent, dispatch
+from devices.golden import Golden
 from devices.native_agent import NativeAgent
 from devices.profile import profile
+from devices.protocol import Protocol
 from devices.python_agent import PythonAgent
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE
 from msq.checksums import sha256_of
@@ -23,23 +24,31 @@ from msq.preprocessing import normalise
 from runtimes import adapter
 
 
-def job(runtime: str, **changed: object) -> Job:
-    values = {"bundle": "bundle", "runtime": runtime, "threads": 1, "images": "", "batch": 32}
-    return Job(**{**values, "golden": True, "latency_samples": 0, **changed})  # type: ignore[arg-type]
-
-
-def run(device: str, bundle: Path, images: np.ndarray, agents: int = 1, **changed: object) -> list[Answer]:
-    runtime = str(changed.pop("runtime"))
-    facts = profile(device)
+@contextmanager
+def on(device: str, bundle: Path, runtime: str, **options: object) -> Iterator[Agent]:
+    """The agent that a runtime has, on a device."""
+    facts, packages = profile(device), adapter(runtime).PACKAGES
     with closing(transports.transport(facts.transport)) as transport:
-        packages = adapter(runtime).PACKAGES
         transport.prepare(facts, packages)
-        agent = (NativeAgent if packages is None else PythonAgent)(transport, bundle)
-        return dispatch(agent, job(runtime, **changed), images, agents, lambda count: None)
+        if packages is None:
+            yield NativeAgent(transport, bundle, **options)  # type: ignore[arg-type]
+        else:
+            yield PythonAgent(transport, bundle, runtime, **options)  # type: ignore[arg-type]
 
 
-def predictions(answers: list[Answer]) -> list[int]:
-    return [prediction for answer in answers for prediction in answer.predictions]
+def classes(device: str, bundle: Path, images: np.ndarray, runtime: str, runs: int = 1) -> list[int]:
+    with on(device, bundle, runtime) as agent:
+        return dispatch(agent, images, runs, lambda count: None)[2]
+
+
+def classify(device: str, bundle: Path, runtime: str, images: np.ndarray) -> None:
+    with on(device, bundle, runtime) as agent:
+        agent.classify(0, images, lambda found: None)
+
+
+def compared(device: str, bundle: Path, runtime: str) -> Golden:
+    with on(device, bundle, runtime) as agent:
+        return agent.golden()[1]
 
 
 @pytest.fixture(params=["native", "reference"])
@@ -74,28 +83,31 @@ def with_golden(copy: Path) -> Callable[[Change], Path]:
 
 
 def test_the_emulated_board_computes_what_this_machine_does_bit_for_bit(bundle: Path, runtime: str, pictures):
-    here = run("local", bundle, pictures[:64], runtime=runtime)
-    there = run("raspberrypi", bundle, pictures[:64], runtime=runtime)
-    assert (here[0].machine == "aarch64", there[0].machine) == (False, "aarch64")
-    assert here[0].golden == there[0].golden
-    assert there[0].golden is not None and there[0].golden.equal_to_host
-    assert predictions(here) == predictions(there)
+    found = []
+    for device in ("local", "raspberrypi"):
+        with on(device, bundle, runtime) as agent:
+            found.append(dispatch(agent, pictures[:64], 1, lambda count: None))
+    (here, *this), (there, *that) = found
+    assert (here.machine == "aarch64", there.machine) == (False, "aarch64")
+    assert this == that
+    assert that[0].equal_to_host
 
 
 def test_predictions_are_the_runtimes_own_and_several_classes_occur(bundle: Path, runtime: str, pictures):
     manifest = json.loads((bundle / MANIFEST_FILE).read_text())
     x = normalise(pictures, manifest["input"]["mean"], manifest["input"]["std"])
     wanted = adapter(runtime).load(bundle, 1).run(x).argmax(axis=1)
-    assert predictions(run("local", bundle, pictures, runtime=runtime)) == wanted.tolist()
+    assert classes("local", bundle, pictures, runtime) == wanted.tolist()
     assert len(set(wanted)) > 2
 
 
-@pytest.mark.parametrize(("agents", "batch"), [(1, 1), (3, 32), (2, 1000)])
-def test_predictions_do_not_depend_on_agents_and_batches(bundle: Path, runtime: str, pictures, agents, batch):
-    wanted = predictions(run("local", bundle, pictures[:50], runtime=runtime))
-    answers = run("local", bundle, pictures[:50], agents, runtime=runtime, batch=batch)
-    assert predictions(answers) == wanted
-    assert [answer.golden is None for answer in answers] == [False] + [True] * (agents - 1)
+@pytest.mark.parametrize("runs", [2, 3])
+def test_predictions_do_not_depend_on_how_images_are_shared_out(bundle: Path, runtime: str, pictures, runs: int):
+    assert classes("local", bundle, pictures[:50], runtime, runs) == classes("local", bundle, pictures[:50], runtime)
+
+
+def test_a_device_that_is_given_no_images_compares_golden_vectors(bundle: Path, runtime: str, pictures):
+    assert classes("local", bundle, pictures[:0], runtime) == []
 
 
 @pytest.mark.parametrize(
@@ -114,63 +126,68 @@ def test_an_altered_bundle_is_refused_on_the_device_and_the_file_is_named(copy: 
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
     with pytest.raises(BundleError, match=rf"bundle/{name}: sha256 is .* the manifest says") as caught:
-        run(device, copy, pictures[:1], runtime=runtime, golden=False)
+        classify(device, copy, runtime, pictures[:1])
     assert caught.value.hint
 
 
 def test_a_file_that_did_not_arrive_is_named(copy: Path, pictures, agent: str):
     (copy / "weights.bin").unlink()
     with pytest.raises(BundleError, match=r"weights\.bin: (missing|No such file)"):
-        run("local", copy, pictures[:1], runtime=agent, golden=False)
+        classify("local", copy, agent, pictures[:1])
 
 
 @pytest.mark.parametrize("lsb", [1, 2, 5])
-def test_a_difference_to_the_oracle_is_counted_under_its_operator(with_golden, pictures, agent: str, lsb: int):
+def test_a_difference_to_the_oracle_is_counted_under_its_operator(with_golden, agent: str, lsb: int):
     def edit(golden: dict[str, np.ndarray]) -> None:
         golden["host/summed"] = golden["oracle/summed"].copy()
         golden["oracle/summed"][0, 0, 0, 0] += lsb if golden["oracle/summed"][0, 0, 0, 0] < 100 else -lsb
 
-    (answer,) = run("local", with_golden(edit), pictures[:0], runtime=agent)
-    assert answer.golden is not None
-    assert (answer.golden.equal_to_host, answer.golden.equal_to_oracle) == (True, False)
-    assert (answer.golden.max_lsb_to_oracle, answer.golden.differing) == (lsb, {"add": lsb})
+    golden = compared("local", with_golden(edit), agent)
+    assert (golden.equal_to_host, golden.equal_to_oracle) == (True, False)
+    assert (golden.max_lsb_to_oracle, golden.differing) == (lsb, {"add": lsb})
 
 
-def test_a_difference_of_the_float_output_counts_in_steps_of_its_grid(with_golden, pictures, agent: str):
+def test_a_difference_of_the_float_output_counts_in_steps_of_its_grid(with_golden, agent: str):
     def edit(golden: dict[str, np.ndarray]) -> None:
         golden["oracle/logits"][0, 0] += np.float32(3 * 0.009)  # the scale of "scores"
 
-    (answer,) = run("local", with_golden(edit), pictures[:0], runtime=agent)
-    assert answer.golden is not None
-    assert (answer.golden.equal_to_host, answer.golden.differing) == (False, {"dequantize": 3})
+    golden = compared("local", with_golden(edit), agent)
+    assert (golden.equal_to_host, golden.differing) == (False, {"dequantize": 3})
 
 
-def test_golden_vectors_of_another_model_are_refused(with_golden, pictures, agent: str):
+def test_golden_vectors_of_another_model_are_refused(with_golden, agent: str):
     golden = with_golden(lambda golden: golden.update({"oracle/ghost": golden["oracle/summed"]}))
     with pytest.raises(BundleError, match="'ghost' does not fit"):
-        run("local", golden, pictures[:0], runtime=agent)
+        compared("local", golden, agent)
 
 
-def test_times_and_memory_are_observed_only_when_asked_for(plain: Path, pictures, agent: str):
-    (asked,) = run("local", plain, pictures[:8], runtime=agent, latency_samples=5)
-    assert len(asked.latency_seconds) == 5 and min(asked.latency_seconds) > 0
-    (unasked,) = run("local", plain, pictures[:8], runtime=agent)
-    assert (unasked.latency_seconds, unasked.peak_memory_bytes) == ([], None)
+def test_every_timed_inference_is_told_as_the_protocol_asks(plain: Path, pictures, agent: str):
+    with on("local", plain, agent) as found:
+        latency = found.latency(pictures[:1], Protocol("test", 2, 0.0, 5, 0.0, 60.0))
+        assert len(latency.seconds) == 5 and min(latency.seconds) > 0
+        longer = found.latency(pictures[:1], Protocol("test", 0, 0.0, 1, 0.3, 60.0))
+        assert sum(longer.seconds) > 0.15
+        cut = found.latency(pictures[:1], Protocol("test", 0, 0.0, 100_000, 0.0, 2 * latency.seconds[-1]))
+        assert 1 <= len(cut.seconds) < 100_000
 
 
 @pytest.mark.parametrize(("runtime", "least"), [("native", 100 << 10), ("reference", 10 << 20)])
-def test_peak_memory_is_the_agents_own_and_not_its_parents(plain: Path, pictures, runtime: str, least: int):
+def test_memory_is_the_agents_own_and_not_its_parents(plain: Path, pictures, runtime: str, least: int):
     ballast = np.ones(400 << 20, np.uint8)
-    (answer,) = run("local", plain, pictures[:8], runtime=runtime, latency_samples=1)
-    assert answer.peak_memory_bytes is not None
-    assert least < answer.peak_memory_bytes < ballast.nbytes // 2
+    with on("local", plain, runtime) as agent:
+        memory = agent.memory(pictures[:1])
+    for level in (memory.load_peak, memory.run_peak):
+        assert level is not None and least < level < ballast.nbytes // 2
+    assert memory.anonymous and memory.file_mapped and memory.run_peak
+    assert memory.anonymous + memory.file_mapped <= 1.02 * memory.run_peak
+    assert memory.first_seconds > 0
 
 
 def test_an_unknown_runtime_is_refused_in_the_same_words_as_here(plain: Path, pictures):
     with closing(transports.transport("local")) as transport:
-        agent = PythonAgent(transport, plain)
+        agent = PythonAgent(transport, plain, "tensorflow")
         with pytest.raises(UsageError, match="unknown runtime 'tensorflow'"):
-            dispatch(agent, job("tensorflow"), pictures[:1], 1, lambda count: None)
+            agent.golden()
 
 
 PROGRAMS = [
@@ -185,47 +202,58 @@ PROGRAMS = [
     ("program", "said"),
     [
         *PROGRAMS,
-        ("open('answer-0.json', 'w').write('{')", "answer cannot be read"),
-        ("pass", r"answer-0\.json: no such file"),
+        ("open('answer-golden.json', 'w').write('{')", "answer cannot be read"),
+        ("pass", r"answer-golden\.json: no such file"),
     ],
 )
 def test_an_agent_that_dies_hangs_or_babbles_is_a_device_error_with_its_last_words(
-    plain: Path, tmp_path: Path, pictures, program: str, said: str
+    plain: Path, tmp_path: Path, program: str, said: str
 ):
     (tmp_path / "agent.py").write_text(program)
-    with closing(transports.transport("local")) as transport:
-        agent = PythonAgent(transport, plain, silence=2)
-        transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
+    with on("local", plain, "reference", silence=2) as agent:
+        agent.transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
         with pytest.raises(DeviceError, match=said):
-            dispatch(agent, job("reference"), pictures[:4], 1, lambda count: None)
+            agent.golden()
 
 
-@pytest.mark.parametrize(("program", "said"), [*PROGRAMS, ("pass", "said nothing of the model")])
+def with_program(agent: Agent, folder: Path, program: str) -> Agent:
+    (folder / "msq-run").write_text(f"#!{sys.executable}\n{program}")
+    (folder / "msq-run").chmod(0o755)
+    agent.transport.put([folder / "msq-run"], PurePosixPath())
+    return agent
+
+
+@pytest.mark.parametrize(("program", "said"), [*PROGRAMS, ("pass", "said nothing of: ")])
 def test_so_is_msq_run(plain: Path, tmp_path: Path, pictures, program: str, said: str):
-    (tmp_path / "msq-run").write_text(f"#!{sys.executable}\n{program}")
-    (tmp_path / "msq-run").chmod(0o755)
-    with closing(transports.transport("local")) as transport:
-        agent = NativeAgent(transport, plain, silence=2)
-        transport.put([tmp_path / "msq-run"], PurePosixPath())
-        with pytest.raises(DeviceError, match=said):
-            dispatch(agent, job("native", golden=False), pictures[:4], 1, lambda count: None)
+    with on("local", plain, "native", silence=2) as agent:
+        with_program(agent, tmp_path, program)
+        for ask in (agent.golden, lambda: agent.memory(pictures[:1])):
+            with pytest.raises(DeviceError, match=said):
+                ask()
 
 
-def test_tensors_that_were_not_written_whole_are_a_device_error(plain: Path, tmp_path: Path, pictures):
+def test_tensors_that_were_not_written_whole_are_a_device_error(plain: Path, tmp_path: Path):
     program = "import sys\nopen(sys.argv[-1], 'wb').write(b'short')\n"
     program += """print('{"what": "tensor", "name": "codes", "dtype": "int8", "shape": [9, 9, 2]}')"""
-    (tmp_path / "msq-run").write_text(f"#!{sys.executable}\n{program}")
-    (tmp_path / "msq-run").chmod(0o755)
-    with closing(transports.transport("local")) as transport:
-        agent = NativeAgent(transport, plain)
-        transport.put([tmp_path / "msq-run"], PurePosixPath())
-        with pytest.raises(DeviceError, match="wrote 5 bytes of tensors, 648 are wanted"):
-            dispatch(agent, job("native"), pictures[:4], 1, lambda count: None)
+    told = pytest.raises(DeviceError, match="wrote 5 bytes of tensors, 648 are wanted")
+    with on("local", plain, "native") as agent, told:
+        with_program(agent, tmp_path, program).golden()
 
 
-@pytest.mark.parametrize("kind", [PythonAgent, NativeAgent])
-def test_progress_adds_up_to_the_number_of_images(plain: Path, pictures, kind):
+def test_images_that_got_no_class_are_a_device_error(plain: Path, tmp_path: Path, pictures):
+    class Lazy:
+        def __init__(self, agent: Agent) -> None:
+            self.transport, self.golden = agent.transport, agent.golden
+
+        def classify(self, number, images, on_predictions) -> None:
+            on_predictions([0] * (len(images) - 1))
+
+    with on("local", plain, "native") as agent, pytest.raises(DeviceError, match="3 of 4 images were classified"):
+        dispatch(Lazy(agent), pictures[:4], 1, lambda count: None)  # type: ignore[arg-type]
+
+
+def test_progress_adds_up_to_the_number_of_images(plain: Path, pictures, agent: str):
     heard: list[int] = []
-    with closing(transports.transport("local")) as transport:
-        dispatch(kind(transport, plain), job("reference"), pictures[:77], 2, heard.append)
+    with on("local", plain, agent) as found:
+        dispatch(found, pictures[:77], 2, heard.append)
     assert sum(heard) == 77 and len(heard) > 2

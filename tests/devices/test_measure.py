@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from devices.measure import measure, prepare
-from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Manifest
+from msq.bundle import GOLDEN_FILE, HOST_PREDICTIONS_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError, UsageError
 from msq.measurement import Measurement
@@ -30,7 +30,8 @@ def local(bundle: Path, evaluation: Path, runtime: str) -> Measurement:
 def test_an_emulator_yields_no_time_and_no_memory(emulated: Measurement):
     assert emulated.device.engine == "qemu-user"
     assert emulated.latency_seconds == ()
-    assert not {name for name in emulated.figures if name.startswith(("latency", "peak"))}
+    assert not {name for name in emulated.figures if name.startswith(("latency", "first")) or "memory" in name}
+    assert (emulated.protocol, emulated.conditions) == (None, ())
     assert "seconds" not in {figure.unit for figure in emulated.figures.values()}
 
 
@@ -74,6 +75,36 @@ def test_latency_has_every_sample_and_its_quantiles(local: Measurement):
     assert local.figures["latency_p50"].n == len(local.latency_seconds) == 200
     assert local.figures["latency_p50"].value == pytest.approx(median(local.latency_seconds))
     assert local.figures["latency_p50"].value <= local.figures["latency_p90"].value
+
+
+def test_memory_is_told_by_what_it_is_made_of(local: Measurement):
+    found = {name: figure.value for name, figure in local.figures.items() if name.endswith("_memory")}
+    assert found.keys() == {f"{name}_memory" for name in ("peak", "load_peak", "run_peak", "anonymous", "file")}
+    assert found["peak_memory"] == max(found["load_peak_memory"], found["run_peak_memory"])
+    assert local.figures["first_answer"].unit == "seconds"
+
+
+def test_a_protocol_decides_how_often_and_by_which_estimator(plain: Path, evaluation: Path):
+    found = measure(plain, evaluation, "local", "native", images=4, protocol="tflite-compat")
+    assert found.protocol == "tflite-compat"
+    assert len(found.latency_seconds) >= 50
+    assert found.figures["latency_p90"].value == sorted(found.latency_seconds)[int(0.9 * len(found.latency_seconds))]
+    assert len(found.conditions) == 2
+    with pytest.raises(UsageError, match="unknown protocol 'slow'"):
+        measure(plain, evaluation, "local", "native", images=4, protocol="slow")
+
+
+def test_images_that_the_host_classed_otherwise_are_listed(copy: Path, evaluation: Path, runtime: str):
+    first = measure(copy, evaluation, "local", runtime)
+    assert first.disagreements == ()
+    host = np.array([said.predicted for said in first.predictions])
+    host[[3, 7]] = (host[[3, 7]] + 1) % 5
+    np.save(copy / HOST_PREDICTIONS_FILE, host)
+    again = measure(copy, evaluation, "local", runtime)
+    assert [said.index for said in again.disagreements] == [3, 7]
+    np.save(copy / HOST_PREDICTIONS_FILE, host[:-1])
+    with pytest.raises(BundleError, match=r"host-predictions.npy: classes of \(299,\) images"):
+        measure(copy, evaluation, "local", runtime)
 
 
 def test_a_subset_is_drawn_by_its_seed_and_recorded(plain: Path, evaluation: Path):

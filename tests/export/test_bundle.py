@@ -12,7 +12,7 @@ from torch import nn
 import runtimes
 from export.bundle import export
 from export.lowerings import lowering
-from msq.bundle import CARD_FILE, GOLDEN_FILE, LABELS_FILE, MANIFEST_FILE, Manifest
+from msq.bundle import CARD_FILE, GOLDEN_FILE, HOST_PREDICTIONS_FILE, LABELS_FILE, MANIFEST_FILE, Manifest
 from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, PROGRAM_FILE
 from msq.errors import BudgetError, BundleError, LoweringError, UsageError
 from msq.integer_model import IntegerModel
@@ -97,6 +97,11 @@ def test_activations_of_a_runtime_that_plans_them_are_in_the_manifest_and_on_the
         assert [name for name in names if name in manifest.arena.timeline] == list(manifest.arena.timeline)
         assert max(manifest.arena.timeline.values()) == manifest.arena.bound_bytes <= manifest.arena.bytes
         assert f"One arena of {manifest.arena.bytes} bytes" in (bundle / CARD_FILE).read_text()
+
+
+def test_the_classes_that_the_host_gave_are_kept(bundle: Path, residual_checkpoint: Path):
+    manifest, labels = Manifest.open(bundle), np.load(residual_checkpoint / "evaluation" / "labels.npy")
+    assert manifest.net and manifest.net.correct == (np.load(bundle / HOST_PREDICTIONS_FILE) == labels).sum()
 
 
 def test_labels_and_card_tell_people_what_the_model_is(bundle: Path):

@@ -146,6 +146,15 @@ def hostile(value: Any, key: str = "") -> Any:
     return value + PAYLOAD if isinstance(value, str) and key not in LITERALS else value
 
 
+def test_doubts_and_images_that_the_host_classes_otherwise_are_shown(local):
+    said = [one.model_copy(update={"host": one.predicted}) for one in local.predictions]
+    said[5] = said[5].model_copy(update={"host": (said[5].predicted + 1) % 10})
+    doubt = "processor 0 ran at 900 of 1500 MHz"
+    words = page_of(change(local, doubts=(doubt,), protocol="quick", predictions=tuple(said)))[1].words
+    assert f"Doubtful, though the run was repeated: {doubt}." in words and "Protocol quick" in words
+    assert f"different classes to 1 of the test images: {said[5].index}." in words
+
+
 def test_hostile_names_inject_nothing(local, local_page):
     attacked = Measurement.model_validate(hostile(local.model_dump(mode="json")))
     strange = Figure(value=1, unit=PAYLOAD, kind=Kind.MODELLED, note=PAYLOAD)

@@ -79,7 +79,13 @@ def test_pixels_give_the_oracle_s_outputs_and_every_line_says_what_it_holds(bund
     assert [one["classes"][0]["class"] for one in of("top")] == y.argmax(1).tolist()
     assert of("top")[3]["classes"][0]["value"] == pytest.approx(y[3].max(), rel=1e-7)
     assert len(of("latency")[0]["seconds"]) == 3
-    assert of("memory")[0]["peak_bytes"] > of("model")[0]["arena_bytes"] > 0
+    (memory,) = of("memory")
+    assert memory["run_peak_bytes"] > of("model")[0]["arena_bytes"] > 0
+    assert memory["anonymous_bytes"] + memory["file_bytes"] <= 1.02 * memory["run_peak_bytes"]
+    assert 0 < of("model")[0]["load_seconds"] < of("first")[0]["seconds"]
+    assert [set(line) for line in of("conditions")] == [
+        {"what", "governors", "frequencies_khz", "limits_khz", "temperatures"}
+    ] * 2
     assert {node["runs"] for node in of("profile")[0]["nodes"] if not node["fused"]} == {10 + 3 + 40}
 
 
@@ -131,7 +137,7 @@ def test_an_altered_file_is_refused_by_its_checksum(bundle: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--threads", "0"], 2, "-t 0: a whole number from 1 on is wanted"),
+        (["--threads", "0"], 2, "--threads 0: not a number that it takes"),
         (["--speed"], 2, "--speed: unknown, or its value is missing"),
         (["--top", "3"], 2, "there is no --input to do that with"),
         (["--input", "nan.npy", "--tensors", "t", "--repeat", "1"], 2, "--tensors runs without fusion"),
