@@ -136,13 +136,14 @@ def report(
     measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
     out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
     recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
     as_json_: Json = False,
 ) -> None:
     """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
     from reports.report import report as run
     from reports.terminal import show
 
-    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None)
+    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
     if as_json_:
         _print_json(result)
     else:

@@ -82,11 +82,14 @@ class Export(Strict):
 
 
 class Gates(Strict):
-    """What a measurement must reach to be released; accuracies and drops are fractions."""
+    """What a measurement must reach to be released; accuracies and drops are fractions, a KB is 1024 bytes."""
 
     min_top1: float | None = Field(None, ge=0, le=1)
     max_drop_vs_float: float | None = Field(None, ge=0, le=1)
     max_size_kb: float | None = Field(None, gt=0)
+    max_latency_p90_ms: float | None = Field(None, gt=0)
+    """Judged where time is real: not on an emulator. Memory likewise."""
+    max_peak_memory_kb: float | None = Field(None, gt=0)
 
 
 class Recipe(Strict):

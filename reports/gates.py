@@ -5,10 +5,14 @@ sample, whose 95 % interval is wider than the drops that gates forbid. That is s
 the host bit for bit; so where its outputs differ, the accuracy gates fail, and so does the standing gate `bit_exact`,
 which no recipe can switch off.
 
+Time and memory are judged where they were measured, on a board or the host, and by what was measured; elsewhere their
+gates are not judged, which neither passes nor fails them.
+
 Limits are compared as the decimal numbers that the recipe writes: 92.30 − 91.30 is 1 point, no more.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -21,16 +25,20 @@ from msq.recipe import Gates
 from reports import wording
 from reports.figures import observed
 
+Outcome = Literal["passed", "failed", "not judged"]
+
 
 class GateResult(Strict):
     """One gate: what was wanted, what was found, where that comes from, and by how much, in words."""
 
-    name: Literal["bit_exact", "min_top1", "max_drop_vs_float", "max_size_kb"]
+    name: Literal[
+        "bit_exact", "min_top1", "max_drop_vs_float", "max_size_kb", "max_latency_p90_ms", "max_peak_memory_kb"
+    ]
     title: str
     wanted: str
     found: str
     kind: Kind
-    passed: bool
+    outcome: Outcome
     margin: str
 
     @property
@@ -40,10 +48,7 @@ class GateResult(Strict):
 
 
 def evaluate(gates: Gates | None, measurement: Measurement) -> list[GateResult]:
-    """Judge a measurement by the standing gate and by those that are set.
-
-    max_size_kb counts KiB of 1024 bytes.
-    """
+    """Judge a measurement by the standing gate and by those that are set."""
     results = [_bit_exact(measurement)]
     if gates is None:
         return results
@@ -53,15 +58,33 @@ def evaluate(gates: Gates | None, measurement: Measurement) -> list[GateResult]:
         results.append(_drop(gates.max_drop_vs_float, measurement))
     if gates.max_size_kb is not None:
         results.append(_size(gates.max_size_kb, measurement.manifest))
+    if gates.max_latency_p90_ms is not None:
+        limit = _exact(gates.max_latency_p90_ms) / 1000
+        results.append(
+            _measured("max_latency_p90_ms", "Latency, p90", "latency_p90", limit, wording.duration, measurement)
+        )
+    if gates.max_peak_memory_kb is not None:
+        limit = _exact(gates.max_peak_memory_kb) * 1024
+        results.append(_measured("max_peak_memory_kb", "Peak memory", "peak_memory", limit, wording.size, measurement))
     return results
 
 
 def verdict(results: Sequence[GateResult]) -> str:
     """Return the outcome of all gates in a few words."""
-    failed = sum(not result.passed for result in results)
+    outcomes = Counter(result.outcome for result in results)
+    failed, left = outcomes["failed"], outcomes["not judged"]
+    aside = f", {left} not judged here" if left else ""
     if failed:
-        return f"Fails {failed} of {len(results)} gates" if len(results) > 1 else "Outputs differ from the host's"
+        return (
+            f"Fails {failed} of {len(results)} gates{aside}" if len(results) > 1 else "Outputs differ from the host's"
+        )
+    if left:
+        return f"Passes {outcomes['passed']} of {len(results)} gates{aside}"
     return f"Passes all {len(results)} gates" if len(results) > 1 else "Bit-exact; no other gates set"
+
+
+def _outcome(passed: bool) -> Outcome:
+    return "passed" if passed else "failed"
 
 
 def _bit_exact(measurement: Measurement) -> GateResult:
@@ -72,7 +95,7 @@ def _bit_exact(measurement: Measurement) -> GateResult:
         wanted="equal to the host's",
         found="equal" if parity.equal_to_host else "different",
         kind=observed(measurement.device),
-        passed=parity.equal_to_host,
+        outcome=_outcome(parity.equal_to_host),
         margin=f"{parity.values:,} values compared",
     )
 
@@ -123,7 +146,13 @@ def _accuracy_gate(
         passed, margin = spare >= 0, _margin(spare, wording.points(float(spare)))
     kind = Kind.MEASURED_HOST
     return GateResult(
-        name=name, title=title, wanted=wanted, found=found or "not measured", kind=kind, passed=passed, margin=margin
+        name=name,
+        title=title,
+        wanted=wanted,
+        found=found or "not measured",
+        kind=kind,
+        outcome=_outcome(passed),
+        margin=margin,
     )
 
 
@@ -136,8 +165,37 @@ def _size(limit_kb: float, manifest: Manifest) -> GateResult:
         wanted=f"at most {wording.size(float(limit))}",
         found=wording.size(manifest.sizes.model_bytes),
         kind=Kind.ARTEFACT,
-        passed=spare >= 0,
+        outcome=_outcome(spare >= 0),
         margin=_margin(spare, wording.size(abs(float(spare)))),
+    )
+
+
+def _measured(
+    name: Literal["max_latency_p90_ms", "max_peak_memory_kb"],
+    title: str,
+    figure: str,
+    limit: Fraction,
+    words: Callable[[float], str],
+    measurement: Measurement,
+) -> GateResult:
+    """Return the result of a gate on a figure that must have been measured: limit and figure in the figure's unit."""
+    found = measurement.figures.get(figure)
+    wanted = f"at most {words(float(limit))}"
+    if found is None or found.kind not in (Kind.MEASURED_BOARD, Kind.MEASURED_HOST):
+        margin = f"{wording.engine(measurement.device)}: nothing was measured"
+        kind = observed(measurement.device)
+        return GateResult(
+            name=name, title=title, wanted=wanted, found="–", kind=kind, outcome="not judged", margin=margin
+        )
+    spare = limit - Fraction(found.value)
+    return GateResult(
+        name=name,
+        title=title,
+        wanted=wanted,
+        found=words(found.value),
+        kind=found.kind,
+        outcome=_outcome(spare >= 0),
+        margin=_margin(spare, words(abs(float(spare)))),
     )
 
 

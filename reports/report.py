@@ -10,6 +10,7 @@ from msq.errors import GateError, UsageError
 from msq.measurement import Measurement
 from msq.recipe import Gates
 from reports.gates import GateResult, evaluate
+from reports.junit import junit
 from reports.page import render
 
 
@@ -23,18 +24,19 @@ class ReportResult(Strict):
 
     def raise_for_gates(self) -> None:
         """Do nothing when every gate passed. Raises GateError, which names those that failed."""
-        failed = [result.words for result in self.gates if not result.passed]
+        failed = [result.words for result in self.gates if result.outcome == "failed"]
         if failed:
             raise GateError("; ".join(failed), hint=f"{self.page} shows every gate and where its figures come from")
 
 
-def report(measurement: Path, out: Path, gates: Gates | None = None) -> ReportResult:
+def report(measurement: Path, out: Path, gates: Gates | None = None, junit_file: Path | None = None) -> ReportResult:
     """Write the page of a measurement and judge its gates. A gate that fails is a result, not an error.
 
     Args:
         measurement: a measurement's JSON file.
         out: the HTML file to write.
         gates: the recipe's gates; without them only the standing gate, bit-exactness, is judged.
+        junit_file: where the gates are written as JUnit XML, if anywhere.
     Raises:
         BundleError: the measurement is missing or does not fit its schema.
         StorageError: the page cannot be written.
@@ -45,5 +47,7 @@ def report(measurement: Path, out: Path, gates: Gates | None = None) -> ReportRe
     found = Measurement.read(measurement)
     results = evaluate(gates, found)
     write_text(out, render(found, results))
-    passed = all(result.passed for result in results)
+    if junit_file:
+        write_text(junit_file, junit(found, results))
+    passed = not any(result.outcome == "failed" for result in results)
     return ReportResult(page=out, gates=tuple(results), passed=passed, measurement=found)

@@ -28,7 +28,7 @@ def show(result: ReportResult, console: Console) -> None:
 def summary(measurement: Measurement, results: Sequence[GateResult]) -> RenderableType:
     """Return the report for a rich console: verdict, gates, figures with their provenance."""
     manifest, device = measurement.manifest, measurement.device
-    passed = all(result.passed for result in results)
+    passed = not any(result.outcome == "failed" for result in results)
     ran = f"{measurement.runtime} {measurement.runtime_version} ({measurement.runtime_mode})"
     return Group(
         Text(),
@@ -44,11 +44,14 @@ def summary(measurement: Measurement, results: Sequence[GateResult]) -> Renderab
     )
 
 
+_MARKS = {"passed": ("passed", "green"), "failed": ("FAILED", "bold red"), "not judged": ("not judged", "yellow")}
+
+
 def _gates(results: Sequence[GateResult]) -> Table:
     table = _table("Gate", "Found", "Wanted", "Margin", "")
     table.columns[1].justify = "right"
     for result in results:
-        mark = _text("passed", "green") if result.passed else _text("FAILED", "bold red")
+        mark = _text(*_MARKS[result.outcome])
         cells = (result.title, result.found, result.wanted, result.margin)
         table.add_row(*map(_text, cells), mark)
     return table

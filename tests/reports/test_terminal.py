@@ -11,7 +11,7 @@ from reports.terminal import show
 
 def printed(measurement, gates, tmp_path, **options) -> str:
     results = evaluate(gates, measurement)
-    passed = all(result.passed for result in results)
+    passed = all(result.outcome == "passed" for result in results)
     result = ReportResult(page=tmp_path / "page.html", gates=tuple(results), passed=passed, measurement=measurement)
     stream = io.StringIO()
     show(result, Console(file=stream, **options))
