@@ -52,7 +52,7 @@ def test_time_and_memory_are_judged_where_they_were_measured(local):
             ("max_latency_p90_ms", outcome),
             ("max_peak_memory_kb", outcome),
         ]
-    assert results[0].margin == "missed by 100 µs" and results[1].margin == "missed by 1.0 KiB"
+    assert results[0].margin == "missed by 0.1 ms" and results[1].margin == "missed by 1.0 KiB"
 
 
 def test_they_are_not_judged_on_an_emulator_even_if_someone_wrote_times_there(emulated, local):
