@@ -16,13 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import runtimes
 from devices import transport as transports
 from devices.agent import Latency, Memory, Place
+from devices.deployment import deployed, opened
 from devices.dispatch import Agent, dispatch
 from devices.figures import KIND, figures
 from devices.golden import Golden
-from devices.native_agent import NativeAgent
 from devices.profile import Profile, profile
 from devices.protocol import PROTOCOLS, Protocol
-from devices.python_agent import PythonAgent
 from devices.quantiles import ESTIMATORS
 from devices.sample import choose, enough
 from devices.steadiness import steady_latency
@@ -30,7 +29,7 @@ from devices.transport import Engine, Transport
 from msq import plugins
 from msq.bundle import HOST_PREDICTIONS_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
-from msq.errors import BundleError, ParityError, UsageError
+from msq.errors import BundleError, ParityError
 from msq.measurement import (
     Conditions,
     Device,
@@ -90,29 +89,19 @@ def measure(
         DeviceError: the device cannot be set up, or failed.
         ParityError: its outputs differ from the exporting host's, or from the oracle's by more than MAX_LSB.
     """
-    facts, adapter, manifest = profile(device), runtimes.adapter(runtime), Manifest.open(bundle)
+    facts, (adapter, manifest) = profile(device), opened(bundle, runtime)
     if protocol not in PROTOCOLS:
         raise plugins.unknown(protocol, list(PROTOCOLS), "protocol")
-    if manifest.lowering != adapter.LOWERING:
-        raise UsageError(
-            f"runtime {runtime!r} reads bundles lowered to {adapter.LOWERING!r}; {bundle} is {manifest.lowering!r}",
-            hint=f"export the checkpoint for {runtime}",
-        )
     pictures, labels = _evaluation(evaluation, manifest)
     chosen = choose(len(labels), images or enough(_expected(manifest)), seed)
-    with closing(transports.transport(facts.transport)) as transport:
-        transport.prepare(facts, adapter.PACKAGES)
-        agent = (
-            NativeAgent(transport, bundle, threads)
-            if adapter.PACKAGES is None
-            else PythonAgent(transport, bundle, runtime, threads)
-        )
+    with deployed(bundle, runtime, facts, threads) as agent:
+        transport = agent.transport
         title = f"{facts.title}, {runtime}"
         pixels = np.asarray(pictures[chosen])
         place, golden, predicted, latency, memory, doubts = _run(
             agent, transport.engine, title, pixels, PROTOCOLS[protocol]
         )
-        _require_parity(golden, adapter.MODE, f"{facts.name}, {runtime}")
+        require_parity(golden, adapter.MODE, f"{facts.name}, {runtime}")
         right = np.asarray(predicted) == labels[chosen]
         host = _host_predictions(bundle, len(labels))
         measurement = Measurement(
@@ -130,7 +119,14 @@ def measure(
                 threads=threads,
                 libraries=place.libraries,
             ),
-            parity=TensorParity(**vars(golden)),
+            parity=TensorParity(
+                tensors=len(golden.tensors),
+                values=golden.values,
+                equal_to_host=golden.equal_to_host,
+                equal_to_oracle=not golden.max_lsb_to_oracle,
+                max_lsb_to_oracle=golden.max_lsb_to_oracle,
+                differing=golden.differing,
+            ),
             figures=figures(manifest, transport.engine, right, latency, memory, ESTIMATORS[protocol]),
             predictions=tuple(
                 Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
@@ -206,7 +202,15 @@ def _expected(manifest: Manifest) -> float:
     return manifest.net.top1 if manifest.net else 0.5
 
 
-def _require_parity(golden: Golden, mode: str, where: str) -> None:
+def require_parity(golden: Golden, mode: str, where: str) -> None:
+    """Do nothing when outputs are what they must be.
+
+    Args:
+        mode: of the runtime, see runtimes.Adapter. where: device and runtime, for the message.
+    Raises:
+        ParityError: they differ from the exporting host's, or from the oracle's by more than MAX_LSB, or at all where
+            the runtime must be exact.
+    """
     differing = (
         ", ".join(f"{kind} by {lsb}" for kind, lsb in sorted(golden.differing.items())) or "none from the oracle"
     )

@@ -132,6 +132,28 @@ def measure(
 
 
 @app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    device: DeviceName = "local",
+    runtime: Runtime = "onnxruntime",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="A row for every tensor, not for every kind of node.")
+    ] = False,
+    as_json_: Json = False,
+) -> None:
+    """Run a bundle's golden vectors on a device and print how they compare; exits with 9 where they must not differ."""
+    from devices.verify import table
+    from devices.verify import verify as run
+
+    verified = run(bundle, device, runtime)
+    if as_json_:
+        sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
+    else:
+        _out.print(table(verified, by_tensor=layers))
+    verified.require()
+
+
+@app.command()
 def report(
     measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
     out: Annotated[Path, typer.Option(help="Page to write (HTML).")],

@@ -142,9 +142,14 @@ def test_a_difference_to_the_oracle_is_counted_under_its_operator(with_golden, a
         golden["host/summed"] = golden["oracle/summed"].copy()
         golden["oracle/summed"][0, 0, 0, 0] += lsb if golden["oracle/summed"][0, 0, 0, 0] < 100 else -lsb
 
-    golden = compared("local", with_golden(edit), agent)
-    assert (golden.equal_to_host, golden.equal_to_oracle) == (True, False)
-    assert (golden.max_lsb_to_oracle, golden.differing) == (lsb, {"add": lsb})
+    changed = with_golden(edit)
+    golden = compared("local", changed, agent)
+    assert (golden.equal_to_host, golden.max_lsb_to_oracle, golden.differing) == (True, lsb, {"add": lsb})
+    (summed,) = (tensor for tensor in golden.tensors if tensor.max_lsb)
+    assert (summed.name, summed.kind, golden.agreeing, golden.images) == ("summed", "add", 4, 4)
+    with np.load(changed / GOLDEN_FILE) as archive:
+        signal = archive["oracle/summed"].astype(float) + 128
+    assert summed.sqnr_db == pytest.approx(10 * np.log10((signal**2).sum() / lsb**2))
 
 
 def test_a_difference_of_the_float_output_counts_in_steps_of_its_grid(with_golden, agent: str):
