@@ -163,6 +163,7 @@ static msq_status parse(reader *r) {
 
 msq_status msq_json_parse(msq_json *json, const char *text, size_t size) {
     *json = (msq_json){0};
+    if (size == 0) text = ""; /* an empty file is mapped nowhere */
     reader r = {.json = json, .begin = text, .at = text, .end = text + size};
     const msq_status status = parse(&r);
     if (status) msq_json_free(json);
