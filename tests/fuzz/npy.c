@@ -1,8 +1,6 @@
 /* The reader of .npy files: the input is one. What its header says is read as far as the file goes. */
-#define _GNU_SOURCE
 #include "npy.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fuzz.h"
@@ -10,14 +8,12 @@
 msq_status fuzz_status;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static int file = -1;
+    static FILE *file;
     static char path[64];
-    if (file < 0) {
-        file = memfd_create("fuzz", 0);
-        must(file >= 0);
-        snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    }
-    must(ftruncate(file, 0) == 0 && pwrite(file, data, size, 0) == (ssize_t)size);
+    if (file == NULL) must(file = tmpfile());
+    const int descriptor = fileno(file);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+    must(ftruncate(descriptor, 0) == 0 && pwrite(descriptor, data, size, 0) == (ssize_t)size);
     msq_npy array;
     msq_status status = fuzz_result(msq_npy_open(&array, path));
     if (status == MSQ_OK) {
