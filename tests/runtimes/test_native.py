@@ -189,6 +189,9 @@ def change(path: str, value: object):
         (change("tensors/1/shape", [8, 8]), "quantize image: its tensors' shapes or dtypes do not fit it"),
         (change("tensors/2/shape", [1 << 24] * 3), r"tensor a\.y: larger than a gibibyte"),
         (change("output", "x"), "no node makes the model's output"),
+        # Of these, whatever they name, every one would be sought among all.
+        (change("nodes/3/inputs", ["q"] * 20000), "a model's nodes have at most 16384 inputs"),
+        (change("arrays", {f"a{i}": 0 for i in range(20000)}), "a model has at most 16384 arrays"),
     ],
 )
 def test_a_model_that_lies_is_refused_by_name(bundle: Path, tmp_path: Path, mistake, message: str):
