@@ -79,9 +79,7 @@ def build(tools: Path, folder: Path, *options: str) -> Path:
     targets = [f"fuzz-{target}" for target in SHARES]
     with _messages.status("building …"):
         for command in (configure, [cmake, "--build", folder, "--target", *targets]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise DeviceError(f"the fuzz targets cannot be built: {(done.stderr or done.stdout).strip()}")
+            _said(command)
     return folder
 
 
@@ -157,12 +155,21 @@ def _print_coverage(tools: Path, out: Path) -> None:
         files = [file for folder in folders for file in sorted(folder.glob("*"))]
         environment = _environment(tools) | {"LLVM_PROFILE_FILE": str(profiles / f"{target}.profraw")}
         command = [programs / f"fuzz-{target}", *files]
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+        _said(command, environment)
     merged = profiles / "all.profdata"
-    subprocess.run([tools / "bin/llvm-profdata", "merge", *profiles.glob("*.profraw"), "-o", merged], check=True)
-    objects = [f"-object={programs / f'fuzz-{target}'}" for target in SHARES]
-    command = [tools / "bin/llvm-cov", "report", f"-instr-profile={merged}", *objects, "-show-region-summary=false"]
-    subprocess.run([*command, ROOT / "runtimes"], check=True)
+    _said([tools / "bin/llvm-profdata", "merge", *profiles.glob("*.profraw"), "-o", merged])
+    first, *others = (programs / f"fuzz-{target}" for target in SHARES)
+    command = [tools / "bin/llvm-cov", "report", first, *(f"-object={other}" for other in others)]
+    command += [f"-instr-profile={merged}", "-show-region-summary=false", "-sources", ROOT / "runtimes"]
+    Console().print(_said(command), soft_wrap=True)
+
+
+def _said(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise DeviceError(f"{Path(command[0]).name} failed: {said[-1]}")
+    return done.stdout
 
 
 if __name__ == "__main__":
