@@ -93,6 +93,8 @@ def _layers() -> Iterator[tuple[str, bytes]]:
     """Descriptions as layer.c reads them, each with a little to fill arrays with."""
     shapes = {  # outputs, inputs, groups, depthwise, kernel, stride, dilation, padding, batch, height, width
         "linear": (20, 36, 1, 0, 1, 1, 1, 1, 1, 1, *(0,) * 4, 1, 1, 2),
+        "wide": (70, 12, 1, 0, 1, 1, 1, 1, 1, 1, *(0,) * 4, 1, 3, 4),
+        "far": (128, 384, 1, 0, 1, 1, 1, 1, 1, 1, *(0,) * 4, 1, 2, 4),
         "pointwise": (17, 12, 1, 0, 1, 1, 1, 1, 1, 1, *(0,) * 4, 2, 4, 3),
         "strided": (8, 6, 1, 0, 1, 1, 2, 2, 1, 1, *(0,) * 4, 1, 5, 5),
         "first": (16, 3, 1, 0, 3, 3, 2, 2, 1, 1, *(1,) * 4, 1, 7, 8),

@@ -1,4 +1,4 @@
-"""What the fuzz targets (tests/fuzz) make of their seeds, and of inputs that a fuzzer found, on a build that stops where
+"""What the fuzz targets (tests/fuzz) make of their seeds and of inputs that a fuzzer found, on a build that stops where
 a calculation is undefined. A target checks what must hold of every input, and stops where it does not."""
 
 import json
