@@ -122,9 +122,10 @@ $(CHECKED_KERNELS): $(KERNEL_SOURCES) $(FUZZ_SOURCES) | $(ZIG_SETUP)
 sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
-	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
+	    MSQ_FUZZ_PROGRAMS=build/kernels/asan $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py \
+	    tests/runtimes/test_native.py tests/runtimes/test_fuzz_inputs.py -k "not emulated"
 
 fuzz: $(DEV_SETUP) $(ZIG_SETUP) ## invent inputs for all that reads a bundle: SECONDS=n JOBS=n, ARGS=--coverage
 	$(PY) -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(ARGS)

@@ -9,6 +9,7 @@
 msq_status fuzz_status;
 
 static char folder[] = "/tmp/msq-fuzz-XXXXXX", path[3][64];
+static int manifest;
 
 static void remove_folder(void) {
     for (int i = 0; i < 3; i++) unlink(path[i]);
@@ -22,18 +23,19 @@ static void make_folder(void) {
         snprintf(path[i], sizeof path[i], "%s/%s", folder, NAMES[i]);
         const int file = open(path[i], O_CREAT | O_WRONLY, 0600);
         must(file >= 0);
-        close(file);
+        if (i == 0)
+            manifest = file;
+        else
+            close(file);
     }
     atexit(remove_folder);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (*path[0] == 0) make_folder();
-    const int file = open(path[0], O_WRONLY | O_TRUNC);
-    must(file >= 0 && write(file, data, size) == (ssize_t)size);
-    close(file);
-    msq_manifest manifest;
-    if (fuzz_result(msq_manifest_read(&manifest, folder)) == MSQ_OK)
-        must(manifest.channels >= 1 && manifest.channels <= MOST_CHANNELS);
+    must(pwrite(manifest, data, size, 0) == (ssize_t)size && ftruncate(manifest, (off_t)size) == 0);
+    msq_manifest found;
+    if (fuzz_result(msq_manifest_read(&found, folder)) == MSQ_OK)
+        must(found.channels >= 1 && found.channels <= MOST_CHANNELS);
     return 0;
 }

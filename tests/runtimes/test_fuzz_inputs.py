@@ -2,6 +2,7 @@
 a calculation is undefined. A target checks what must hold of every input, and stops where it does not."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.fuzz.seeds import seeds
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ROOT / "build" / "kernels" / "checked"
+PROGRAMS = Path(os.environ.get("MSQ_FUZZ_PROGRAMS", ROOT / "build" / "kernels" / "checked"))
 CORPUS = Path(__file__).with_name("corpus")
 TARGETS = ("json", "layer", "manifest", "model", "npy")
 MOST_DEPTH = 32
