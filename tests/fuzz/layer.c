@@ -6,7 +6,7 @@
 
 msq_status fuzz_status;
 
-enum { MOST_OUTPUTS = 2048, MOST_BYTES = 1 << 16, MOST_WORKSPACE = 1 << 20, MOST_WORK = 1 << 22 };
+enum { MOST_OUTPUTS = 1 << 16, MOST_BYTES = 1 << 16, MOST_WORKSPACE = 1 << 20, MOST_WORK = 1 << 22 };
 
 /* As it lies in the input; `lie` has a bit for each thing that is not as the header wants it. */
 typedef struct {
