@@ -93,6 +93,7 @@ def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: 
     options = {
         "max_total_time": seconds,
         "timeout": LONGEST_RUN,
+        "report_slow_units": LONGEST_RUN,
         "max_len": LONGEST_INPUT,
         "dict": Path(__file__).with_name("words.dict"),
         "artifact_prefix": f"{found}/{target}-",
