@@ -6,6 +6,8 @@ RECIPE  ?= fashion-resnet8
 RUNTIME ?= onnxruntime
 IMAGES  ?=
 PROTOCOL ?= quick
+SECONDS ?= 600
+JOBS    ?= 1
 PYTHON  ?= python3
 # Extra options for pip, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_OPTIONS ?=
@@ -31,7 +33,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report wheel test sanitize lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +101,7 @@ define zig_build
 endef
 
 KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*) msq/__init__.py
+FUZZ_SOURCES   := $(wildcard tests/fuzz/*.c tests/fuzz/*.h)
 
 runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
@@ -114,16 +117,20 @@ runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
-# Stops where a calculation is undefined.
-$(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,msq_kernels msq_native)
+# Stops where a calculation is undefined; with the fuzz targets, to be run on the inputs that are kept.
+$(CHECKED_KERNELS): $(KERNEL_SOURCES) $(FUZZ_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,all)
 
 sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
-	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
-	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
+	    MSQ_FUZZ_PROGRAMS=build/kernels/asan $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py \
+	    tests/runtimes/test_native.py tests/runtimes/test_fuzz_inputs.py -k "not emulated"
+
+fuzz: $(DEV_SETUP) $(ZIG_SETUP) ## invent inputs for all that reads a bundle: SECONDS=n JOBS=n, ARGS=--coverage
+	$(PY) -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(ARGS)
 
 test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest

@@ -152,7 +152,7 @@ class Kernels:
         """Return the node's result, int8 (n,), of p and q on their grids: int8 (n,) each, or (1,) for all.
 
         Raises:
-            BundleError: a zero point or a limit is not in int8.
+            BundleError: a zero point or a limit is not in int8, or the scales have no ratio.
         """
         scales = [np.float32(tensor.scale) for tensor in (*grids, out)]
         arithmetic = _Arithmetic(

@@ -15,7 +15,7 @@ msq_status msq_map(msq_mapping *file, const char *folder, const char *name) {
     struct stat found;
     if ((size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path)
         return msq_fail(MSQ_FILE, "%.80s…: the path is too long", folder);
-    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would wait for a writer */
     if (descriptor < 0) return msq_fail(MSQ_FILE, "%.200s: %s", path, strerror(errno));
     msq_status status = MSQ_OK;
     if (fstat(descriptor, &found) || !S_ISREG(found.st_mode)) {

@@ -7,7 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEWEST_SCHEMA = 1, MOST_TENSOR_BYTES = 1 << 30 };
+enum {
+    NEWEST_SCHEMA = 1,
+    MOST_TENSOR_BYTES = 1 << 30,
+    /* Inputs of all nodes, and arrays: names are sought one after another, which many more would make a matter of minutes. */
+    MOST_NAMES = 4 * MOST_NODES,
+};
 
 msq_status msq_node_fail(const msq_node *node, msq_status status, const char *format, ...) {
     char what[256];
@@ -192,6 +197,7 @@ static msq_status read_nodes(msq_graph *graph, int32_t list) {
     int32_t inputs = 0;
     for (int32_t i = msq_json_first(json, list); i >= 0; i = msq_json_next(json, list, i))
         inputs += length_of(json, msq_json_member(json, i, "inputs"));
+    if (inputs > MOST_NAMES) return msq_fail(MSQ_INVALID, "a model's nodes have at most %d inputs", MOST_NAMES);
     graph->nodes = calloc((size_t)length_of(json, list) + 1, sizeof *graph->nodes);
     graph->inputs = calloc((size_t)inputs + 1, sizeof *graph->inputs);
     if (graph->nodes == NULL || graph->inputs == NULL) return msq_fail(MSQ_MEMORY, "no memory for the nodes");
@@ -217,6 +223,8 @@ msq_status msq_graph_read(msq_graph *graph, const char *text, size_t size) {
     const int32_t tensors = msq_json_member(json, 0, "tensors"), nodes = msq_json_member(json, 0, "nodes");
     if (length_of(json, tensors) > MOST_NODES || length_of(json, nodes) > MOST_NODES)
         return msq_fail(MSQ_INVALID, "a model has at most %d tensors and nodes", MOST_NODES);
+    if (length_of(json, msq_json_member(json, 0, "arrays")) / 2 > MOST_NAMES)
+        return msq_fail(MSQ_INVALID, "a model has at most %d arrays", MOST_NAMES);
     graph->tensors = calloc((size_t)length_of(json, tensors) + 1, sizeof *graph->tensors);
     if (graph->tensors == NULL) return msq_fail(MSQ_MEMORY, "no memory for the tensors");
     for (int32_t i = msq_json_first(json, tensors); i >= 0; i = msq_json_next(json, tensors, i))

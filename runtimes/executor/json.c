@@ -1,6 +1,7 @@
 /* A strict reader of RFC 8259, without recursion. */
 #include "json.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,12 +50,39 @@ static bool skip_number(reader *r) {
     return true;
 }
 
+/* Bytes of the UTF-8 character at a place; 0 if there is none. */
+static size_t character(const reader *r) {
+    const unsigned char *at = (const unsigned char *)r->at, first = *at;
+    if (first < 0x80) return 1;
+    const size_t size = first < 0xc2 || first > 0xf4 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (size == 0 || (size_t)(r->end - r->at) < size) return 0;
+    /* No longer than it need be, no half of a pair, and not beyond the last one. */
+    if (at[1] < (first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80)) return 0;
+    if (at[1] > (first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf)) return 0;
+    for (size_t i = 2; i < size; i++)
+        if ((at[i] & 0xc0) != 0x80) return 0;
+    return size;
+}
+
+/* From behind the backslash to the last character of an escape. */
+static bool skip_escape(reader *r) {
+    if (r->at == r->end || *r->at == 0 || strchr("\"\\/bfnrtu", *r->at) == NULL) return false;
+    for (int left = *r->at == 'u' ? 4 : 0; left > 0; left--)
+        if (++r->at == r->end || !isxdigit((unsigned char)*r->at)) return false;
+    return true;
+}
+
 /* From behind the opening quote to the closing one. */
 static bool skip_string(reader *r) {
-    for (; r->at < r->end && *r->at != '"'; r->at++) {
+    while (r->at < r->end && *r->at != '"') {
         if ((unsigned char)*r->at < 0x20) return false;
-        if (*r->at != '\\') continue;
-        if (++r->at == r->end || strchr("\"\\/bfnrtu", *r->at) == NULL) return false;
+        if (*r->at == '\\') {
+            r->at++;
+            if (!skip_escape(r)) return false;
+        }
+        const size_t size = character(r);
+        if (size == 0) return false;
+        r->at += size;
     }
     return r->at < r->end;
 }
@@ -87,7 +115,7 @@ static msq_status string(reader *r) {
     const msq_status status = add(r, JSON_STRING, ++r->at);
     if (status) return status;
     const char *const begin = r->at;
-    if (!skip_string(r)) return broken(r, "a string that does not end");
+    if (!skip_string(r)) return broken(r, "a string that does not end, or holds what it must not");
     r->json->values[value].size = (size_t)(r->at++ - begin);
     return MSQ_OK;
 }
@@ -163,6 +191,7 @@ static msq_status parse(reader *r) {
 
 msq_status msq_json_parse(msq_json *json, const char *text, size_t size) {
     *json = (msq_json){0};
+    if (size == 0) text = ""; /* an empty file is mapped nowhere */
     reader r = {.json = json, .begin = text, .at = text, .end = text + size};
     const msq_status status = parse(&r);
     if (status) msq_json_free(json);

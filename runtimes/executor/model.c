@@ -10,28 +10,27 @@
 
 struct msq_model {
     msq_graph graph;
-    msq_mapping text, weights;
+    msq_mapping weights;
     uint8_t *arena;
     msq_watcher watcher;
     void *context;
     bool is_timed;
 };
 
-static msq_status load(msq_model *model, const char *folder, const msq_options *options) {
+/* Make a model of its text and of weights that stay where they are. folder: where it comes from, for messages. */
+static msq_status build(msq_model *model, const char *folder, const msq_mapping *text, const msq_mapping *weights,
+                        const msq_options *options) {
     msq_graph *graph = &model->graph;
-    msq_status status;
-    if ((status = msq_map(&model->text, folder, "model.json")) || (status = msq_map(&model->weights, folder, "weights.bin")) ||
-        (status = msq_threads_create(options->threads, &graph->threads)))
-        return status;
+    msq_status status = msq_threads_create(options->threads, &graph->threads);
+    if (status) return status;
     if ((graph->tier = msq_current_tier()) == NULL) return MSQ_UNSUPPORTED;
-    graph->weights = model->weights.at;
-    graph->weight_bytes = model->weights.size;
-    if ((status = msq_graph_read(graph, (const char *)model->text.at, model->text.size)) ||
+    graph->weights = weights->at;
+    graph->weight_bytes = weights->size;
+    if ((status = msq_graph_read(graph, (const char *)text->at, text->size)) ||
         (status = msq_schedule(graph, options->fuse)))
-        return msq_fail(status, "%.100s/model.json: %s", folder, msq_error());
+        return msq_fail(status, "%.100s%smodel.json: %s", folder, *folder ? "/" : "", msq_error());
     /* All that was read lives in the graph now. */
     msq_json_free(&graph->json);
-    msq_unmap(&model->text);
     const size_t bytes = (graph->arena_bytes + ATOM) / ATOM * ATOM;
     model->arena = aligned_alloc(ATOM, bytes);
     if (model->arena == NULL) return msq_fail(MSQ_MEMORY, "no memory for an arena of %zu bytes", bytes);
@@ -39,30 +38,62 @@ static msq_status load(msq_model *model, const char *folder, const msq_options *
     return MSQ_OK;
 }
 
+static msq_status load(msq_model *model, const char *folder, const msq_options *options) {
+    msq_mapping text = {0};
+    msq_status status;
+    if ((status = msq_map(&text, folder, "model.json")) == MSQ_OK &&
+        (status = msq_map(&model->weights, folder, "weights.bin")) == MSQ_OK)
+        status = build(model, folder, &text, &model->weights, options);
+    msq_unmap(&text);
+    return status;
+}
+
+static msq_status load_memory(msq_model *model, const msq_mapping *text, const msq_mapping *weights,
+                              const msq_options *options) {
+    const int behind = (int)((uintptr_t)weights->at % ATOM);
+    if (behind) return msq_fail(MSQ_ALIGNMENT, "weights lie %d bytes behind a multiple of 64", behind);
+    return build(model, "", text, weights, options);
+}
+
+static msq_status create(const msq_options *options, msq_model **out) {
+    *out = NULL;
+    if (options->abi != MSQ_NATIVE_ABI)
+        return msq_fail(MSQ_ABI, "the caller was built for version %u of the native runtime, this is version %u",
+                        options->abi, MSQ_NATIVE_ABI);
+    *out = calloc(1, sizeof **out);
+    return *out ? MSQ_OK : msq_fail(MSQ_MEMORY, "no memory for a model");
+}
+
+/* Hand out a model that is whole, and nothing otherwise. */
+static msq_status finish(msq_status status, msq_model **out) {
+    if (status) {
+        msq_model_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
 uint32_t msq_native_abi(void) { return MSQ_NATIVE_ABI; }
 
 const char *msq_native_version(void) { return MSQ_VERSION; }
 
 msq_status msq_model_load(const char *folder, const msq_options *options, msq_model **out) {
-    *out = NULL;
-    if (options->abi != MSQ_NATIVE_ABI)
-        return msq_fail(MSQ_ABI, "the caller was built for version %u of the native runtime, this is version %u",
-                        options->abi, MSQ_NATIVE_ABI);
-    msq_model *model = calloc(1, sizeof *model);
-    if (model == NULL) return msq_fail(MSQ_MEMORY, "no memory for a model");
-    const msq_status status = load(model, folder, options);
-    if (status) {
-        msq_model_free(model);
-        return status;
-    }
-    *out = model;
-    return MSQ_OK;
+    const msq_status status = create(options, out);
+    return status ? status : finish(load(*out, folder, options), out);
+}
+
+msq_status msq_model_load_memory(const void *json, size_t json_bytes, const void *weights, size_t weight_bytes,
+                                 const msq_options *options, msq_model **out) {
+    /* Neither is written. */
+    const msq_mapping text = {(uint8_t *)(uintptr_t)json, json_bytes};
+    const msq_mapping arrays = {(uint8_t *)(uintptr_t)weights, weight_bytes};
+    const msq_status status = create(options, out);
+    return status ? status : finish(load_memory(*out, &text, &arrays, options), out);
 }
 
 void msq_model_free(msq_model *model) {
     if (model == NULL) return;
     msq_graph_free(&model->graph);
-    msq_unmap(&model->text);
     msq_unmap(&model->weights);
     free(model->arena);
     free(model);
@@ -90,7 +121,7 @@ void msq_model_output(const msq_model *model, msq_tensor_info *info) {
 }
 
 void msq_model_memory(const msq_model *model, msq_memory_info *info) {
-    *info = (msq_memory_info){model->graph.arena_bytes, model->graph.arena_bound, model->weights.size};
+    *info = (msq_memory_info){model->graph.arena_bytes, model->graph.arena_bound, model->graph.weight_bytes};
 }
 
 static uint64_t nanoseconds(void) {

@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
     size_t arena;       /* activations and the kernels' workspace */
     size_t arena_bound; /* the largest sum of what must be kept at once: no plan is smaller */
-    size_t weights;     /* of the mapped file */
+    size_t weights;     /* of weights.bin, where it lies */
 } msq_memory_info;
 
 /* Version of this interface that the library was built with. */
@@ -67,6 +67,11 @@ MSQ_API const char *msq_native_version(void);
  * MSQ_FILE: a file is missing, cut, or not what it should be. MSQ_SCHEMA: of a newer version, or of an operation unknown
  * here. MSQ_INVALID: it describes what cannot be. MSQ_MEMORY, MSQ_UNSUPPORTED, MSQ_ABI as the kernels. */
 MSQ_API msq_status msq_model_load(const char *folder, const msq_options *options, msq_model **model);
+
+/* Load a model that lies in memory: model.json, which is not needed afterwards, and weights.bin at a multiple of 64 bytes,
+ * which lives as long as the model. Fails as msq_model_load does, and with MSQ_ALIGNMENT. */
+MSQ_API msq_status msq_model_load_memory(const void *json, size_t json_bytes, const void *weights, size_t weight_bytes,
+                                         const msq_options *options, msq_model **model);
 MSQ_API void msq_model_free(msq_model *model);
 
 MSQ_API void msq_model_input(const msq_model *model, msq_tensor_info *info);

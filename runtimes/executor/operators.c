@@ -68,9 +68,9 @@ static msq_status read_arithmetic(msq_graph *graph, msq_node *node, int32_t json
         fits = (p->shape[i] == y->shape[i] || p->shape[i] == 1) && (q->shape[i] == y->shape[i] || q->shape[i] == 1) &&
                (p->shape[i] == y->shape[i] || q->shape[i] == y->shape[i]);
     if (!fits) return misshapen(node);
-    const bool finite = isfinite(p->scale / y->scale) && isfinite(q->scale / y->scale) &&
-                        isfinite(p->scale * q->scale / y->scale);
-    return finite ? MSQ_OK : msq_node_fail(node, MSQ_INVALID, "scales of %g, %g and %g", (double)p->scale,
+    const bool fits_scales = msq_is_ratio(p->scale / y->scale) && msq_is_ratio(q->scale / y->scale) &&
+                             msq_is_ratio(p->scale * q->scale / y->scale);
+    return fits_scales ? MSQ_OK : msq_node_fail(node, MSQ_INVALID, "scales of %g, %g and %g", (double)p->scale,
                                            (double)q->scale, (double)y->scale);
 }
 
@@ -165,6 +165,16 @@ static msq_status read_max_pool(msq_graph *graph, msq_node *node, int32_t json) 
     return fits ? MSQ_OK : misshapen(node);
 }
 
+typedef struct {
+    int32_t first, end;
+} span;
+
+/* The part of a window that lies on the map, along an axis. */
+static span window(const msq_tensor *x, const msq_node *node, int axis, int32_t at) {
+    const int32_t first = at * node->stride[axis] - node->padding[axis], end = first + node->kernel[axis];
+    return (span){first > 0 ? first : 0, end < x->shape[axis] ? end : x->shape[axis]};
+}
+
 static void run_max_pool(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
     const size_t channels = (size_t)x->shape[2];
@@ -172,12 +182,11 @@ static void run_max_pool(const msq_graph *graph, msq_node *node) {
     for (int32_t oy = 0; oy < y->shape[0]; oy++) {
         for (int32_t ox = 0; ox < y->shape[1]; ox++, to += channels) {
             memset(to, -128, channels);
-            for (int32_t k = 0; k < node->kernel[0] * node->kernel[1]; k++) {
-                const int32_t iy = oy * node->stride[0] - node->padding[0] + k / node->kernel[1];
-                const int32_t ix = ox * node->stride[1] - node->padding[1] + k % node->kernel[1];
-                if (iy < 0 || iy >= x->shape[0] || ix < 0 || ix >= x->shape[1]) continue;
-                const int8_t *from = (const int8_t *)x->data + ((size_t)iy * (size_t)x->shape[1] + (size_t)ix) * channels;
-                graph->tier->maximum(channels, from, to);
+            const span rows = window(x, node, 0, oy), columns = window(x, node, 1, ox);
+            for (int32_t iy = rows.first; iy < rows.end; iy++) {
+                const size_t line = (size_t)iy * (size_t)x->shape[1];
+                for (int32_t ix = columns.first; ix < columns.end; ix++)
+                    graph->tier->maximum(channels, (const int8_t *)x->data + (line + (size_t)ix) * channels, to);
             }
         }
     }

@@ -8,13 +8,15 @@
 /* Let the later of an addition's two layers do it, where nobody else wants that layer's own result. */
 static void fuse(msq_graph *graph, int32_t index) {
     msq_node *add = &graph->nodes[index];
+    const msq_tensor *sum = msq_output_of(graph, add);
     int32_t best = -1, other = -1;
     for (int32_t i = 0; i < 2; i++) {
         const msq_tensor *input = msq_input_of(graph, add, i), *residual = msq_input_of(graph, add, 1 - i);
         const int32_t layer = input->producer;
         if (layer <= best || graph->nodes[layer].layer == NULL || graph->nodes[layer].addition >= 0) continue;
         if (input->uses > 1 || add->inputs[i] == graph->output || residual->producer >= layer) continue;
-        if (input->count != residual->count) continue;
+        /* Where one of them is repeated, a layer would make too little. */
+        if (input->count != sum->count || residual->count != sum->count) continue;
         best = layer;
         other = add->inputs[1 - i];
     }

@@ -68,7 +68,11 @@ static grid512 grid_of(const msq_grid *grid) {
 }
 
 static inline __attribute__((always_inline)) __m512i product(const uint8_t *atom, const uint64_t *matrix) {
-    return _mm512_gf2p8affine_epi64_epi8(_mm512_loadu_si512(atom), _mm512_set1_epi64((long long)*matrix), 0);
+    __m512i all = _mm512_set1_epi64((long long)*matrix);
+#if defined(__clang__) && __clang_major__ < 20
+    __asm__("" : "+v"(all)); /* kept in a register: as a broadcast operand it is misplaced (LLVM's pull request 120340) */
+#endif
+    return _mm512_gf2p8affine_epi64_epi8(_mm512_loadu_si512(atom), all, 0);
 }
 
 static inline __attribute__((always_inline)) __m512i weights_of(const uint8_t *block, const int bits, const int group,

@@ -171,6 +171,10 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
     if ((uintptr_t)call->workspace % ATOM)
         return msq_fail(MSQ_ALIGNMENT, "a workspace %d bytes behind a multiple of 64",
                         (int)((uintptr_t)call->workspace % ATOM));
+    const msq_residual *r = call->residual;
+    if (r && (r->values == NULL || !msq_is_ratio(r->ratio) || !msq_is_ratio(r->residual_ratio) || !msq_is_code(r->zero) ||
+              !msq_is_code(r->sum_zero) || !msq_is_code(r->low) || !msq_is_code(r->high)))
+        return msq_fail(MSQ_INVALID, "a residual addition whose ratios, zero points or limits cannot be");
     const int64_t pixels = (int64_t)w.height * w.width;
     if (layer->grid.bits == 0) {
         msq_share(threads, (int32_t)(pixels * call->batch), write_bias, &w);

@@ -8,7 +8,10 @@ static msq_status combine(bool product, const msq_arithmetic *a, size_t count, c
     if (tier == NULL) return MSQ_UNSUPPORTED;
     const int32_t zeros[] = {a->p_zero, a->q_zero, a->zero, a->low, a->high};
     for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++)
-        if (zeros[i] < -128 || zeros[i] > 127) return msq_fail(MSQ_INVALID, "a zero point or a limit of %d", zeros[i]);
+        if (!msq_is_code(zeros[i])) return msq_fail(MSQ_INVALID, "a zero point or a limit of %d", zeros[i]);
+    const float ratios[] = {product ? a->multiplier : a->p_ratio, product ? a->multiplier : a->q_ratio};
+    for (int i = 0; i < 2; i++)
+        if (!msq_is_ratio(ratios[i])) return msq_fail(MSQ_INVALID, "scales whose ratio is %g", (double)ratios[i]);
     if ((p_step | q_step) & ~1) return msq_fail(MSQ_INVALID, "steps of %d and %d; each is 0 or 1", p_step, q_step);
     if (count) tier->combine(product, a, count, p, p_step, q, q_step, y);
     return MSQ_OK;

@@ -1,6 +1,7 @@
 /* A layer: what its caller says is checked, and its constants are made. */
 #include "layer.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +26,9 @@ static msq_status checked(const msq_layer_spec *s) {
     if (s->depthwise && (s->inputs != 1 || s->groups != s->outputs))
         return msq_fail(MSQ_INVALID, "a depthwise layer of %d outputs, %d groups and %d inputs a group", s->outputs,
                         s->groups, s->inputs);
-    if (s->groups < 1 || s->outputs % s->groups)
-        return msq_fail(MSQ_INVALID, "%d outputs do not divide into %d groups", s->outputs, s->groups);
+    if (s->groups < 1 || s->outputs % s->groups || (int64_t)s->inputs * s->groups > most)
+        return msq_fail(MSQ_INVALID, "%d outputs and %d groups of %d inputs do not make a layer", s->outputs, s->groups,
+                        s->inputs);
     for (int i = 0; i < 2; i++) {
         if (s->kernel[i] < 1 || s->kernel[i] > 1024 || s->stride[i] < 1 || s->dilation[i] < 1 || s->stride[i] > 1024 ||
             s->dilation[i] > 1024)
@@ -52,8 +54,8 @@ static msq_status checked(const msq_layer_spec *s) {
     if (!(s->input_scale > 0) || !(s->output_scale > 0))
         return msq_fail(MSQ_INVALID, "scales of %g and %g; both must be above 0", (double)s->input_scale,
                         (double)s->output_scale);
-    if (s->input_zero < -128 || s->input_zero > 127 || s->output_zero < -128 || s->output_zero > 127 ||
-        s->low < -128 || s->high > 127 || s->low > s->high)
+    if (!msq_is_code(s->input_zero) || !msq_is_code(s->output_zero) || s->low < -128 || s->high > 127 ||
+        s->low > s->high)
         return msq_fail(MSQ_INVALID, "zero points %d and %d, clamp %d to %d; all must lie in int8", s->input_zero,
                         s->output_zero, s->low, s->high);
     return MSQ_OK;
@@ -71,7 +73,10 @@ static msq_status fold_zero_point(msq_layer *layer) {
     if (weights == NULL) return msq_fail(MSQ_MEMORY, "no memory for a panel of weights");
     if (depthwise) {
         layer->tier->unpack(&layer->grid, s->packed, 0, groups, weights, ATOM);
-        for (int64_t i = 0; i < k * s->outputs; i++) layer->bias[i % s->outputs] -= zero * weights[i];
+        for (int64_t i = 0; i < k * s->outputs; i++) {
+            int32_t *bias = &layer->bias[i % s->outputs];
+            *bias = (int32_t)((uint32_t)*bias - (uint32_t)(zero * weights[i]));
+        }
     } else {
         for (int32_t n = 0; n < s->outputs; n++) {
             if (n % PANEL == 0)
@@ -108,11 +113,13 @@ msq_status msq_layer_create(const msq_layer_spec *spec, msq_layer **out) {
     layer->bias = calloc(padded, sizeof *layer->bias);
     layer->multiplier = calloc(padded, sizeof *layer->multiplier);
     if (layer->bias && layer->multiplier) {
-        for (int32_t n = 0; n < spec->outputs; n++) {
+        for (int32_t n = 0; n < spec->outputs && status == MSQ_OK; n++) {
             layer->bias[n] = spec->bias[n];
             layer->multiplier[n] = spec->input_scale * spec->weight_scale[n] / spec->output_scale;
+            if (!isfinite(layer->multiplier[n]))
+                status = msq_fail(MSQ_INVALID, "the scale of output %d is %g", n, (double)spec->weight_scale[n]);
         }
-        status = fold_zero_point(layer);
+        if (status == MSQ_OK) status = fold_zero_point(layer);
     } else {
         status = msq_fail(MSQ_MEMORY, "no memory for a layer of %d outputs", spec->outputs);
     }

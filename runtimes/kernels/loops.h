@@ -314,7 +314,7 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
                           const msq_epilogue *epilogue, int8_t *y, size_t step) {
     const msq_epilogue e = *epilogue; /* y may be anything to a compiler, even this */
     const int8_t *values = e.values;
-    for (; rows > 0; rows--, sums += sums_step, y += step, values += adds ? step : 0) {
+    for (; rows > 0; rows--, sums += sums_step, y += step, values = adds ? values + step : NULL) {
         int32_t n = 0;
         for (; n + PANEL <= count; n += PANEL) {
             int8_t codes[PANEL];

@@ -61,7 +61,7 @@ typedef struct {
 } msq_layer_spec;
 
 /* A residual addition on the layer's result: clamp(rint(float(y − output_zero) · ratio) + rint(float(r − zero) ·
- * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. */
+ * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. Ratios lie in 0..2^100. */
 typedef struct {
     const int8_t *values; /* r, the shape of y */
     float ratio, residual_ratio;
@@ -117,7 +117,7 @@ MSQ_API msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, m
 
 /* Arithmetic of two tensors, element by element. p and q are `count` codes each that lie `p_step` and `q_step` apart,
  * which are 0 (one code for all) or 1. ratios: of the operand's scale and the result's; multiplier: p's scale · q's / the
- * result's.
+ * result's; all in 0..2^100.
  *
  *     msq_add        y = clamp(rint(float(p − p_zero) · p_ratio) + rint(float(q − q_zero) · q_ratio) + zero)
  *     msq_multiply   y = clamp(rint(float((p − p_zero) · (q − q_zero)) · multiplier) + zero) */

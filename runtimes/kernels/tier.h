@@ -122,6 +122,11 @@ extern const msq_tier msq_scalar;
 extern const msq_tier msq_avx2, msq_avxvnni, msq_avx512vnni;
 extern const msq_tier msq_neon, msq_dotprod, msq_i8mm;
 
+/* Whether two codes times such ratios of scales have a sum: infinities need not have one. */
+static inline bool msq_is_ratio(float ratio) { return ratio >= 0 && ratio <= 0x1p100f; }
+
+static inline bool msq_is_code(int32_t value) { return value >= -128 && value <= 127; }
+
 /* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
 const msq_tier *msq_current_tier(void);
 

@@ -313,6 +313,7 @@ def small(**changes) -> tuple[Linear, Tensor, Tensor]:
         ({"shape": (16, 1 << 17)}, "overflow int32"),
         ({"shape": (0, 8)}, "0 outputs"),
         ({"depthwise": True}, "a depthwise layer of 16 outputs, 1 groups and 8 inputs"),
+        ({"scale": np.full(16, np.inf, np.float32)}, "the scale of output 0 is inf"),
     ],
 )
 def test_a_layer_that_lies_is_refused_in_one_line(lie, said):
@@ -332,6 +333,15 @@ def test_an_input_that_the_kernel_does_not_fit_into_is_refused():
     layer = Layer(node, Tensor("x", (2, 2, 4), "int8"), Tensor("y", (0, 0, 4), "int8"))
     with pytest.raises(BundleError, match="3 × 3 does not fit into 2 × 2"):
         layer.run(np.zeros((1, 2, 2, 4), np.int8))
+
+
+@pytest.mark.parametrize("scale", [0.0, np.inf, np.nan])
+@pytest.mark.parametrize("kind", [Add, Multiply])
+def test_arithmetic_on_scales_without_a_ratio_is_refused(kind, scale):
+    node, codes = kind("n", ("p", "q"), "y", ""), np.zeros(4, np.int8)
+    grid, out = Tensor("p", (4,), "int8", 0.1), Tensor("y", (4,), "int8", scale)
+    with np.errstate(all="ignore"), pytest.raises(BundleError, match="scales whose ratio is"):
+        kernels().combine(node, codes, codes, (Tensor("q", (4,), "int8", scale), grid), out)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1 << 20])

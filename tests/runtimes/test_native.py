@@ -2,6 +2,7 @@
 other runtimes, on random models."""
 
 import copy
+import ctypes
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chains import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,8 @@ import runtimes
 from msq.errors import BundleError, MsqError, UsageError
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
 from msq.nodes import Add, AveragePool, Conv2d, Dequantize, Flatten, Linear, MaxPool, Quantize, Tensor, Weight
-from runtimes._kernels import kernels
-from runtimes.native import LIBRARY_VARIABLE, NativeSession, _library
+from runtimes._kernels import aligned, kernels
+from runtimes.native import ABI, LIBRARY_VARIABLE, NativeSession, _library, _Options
 
 native = runtimes.adapter("native")
 LIBRARY = _library()
@@ -128,6 +130,52 @@ def test_the_arena_is_no_larger_than_what_must_be_kept_at_once(bundle: Path):
     assert memory.arena < NativeSession(bundle, fuse=False).memory().arena + 8 * 8 * 16
 
 
+def test_a_model_in_memory_is_the_model_of_the_files(bundle: Path):
+    text, weights = (np.fromfile(bundle / name, np.uint8) for name in (GRAPH_FILE, WEIGHTS_FILE))
+    room = aligned(weights.size + 1)
+    room[: weights.size] = weights
+    options, model = _Options(ABI, 1, 1), ctypes.c_void_p()
+    sizes = lambda at: (text.ctypes.data, text.size, room.ctypes.data + at, weights.size)  # noqa: E731
+    load = LIBRARY.msq_model_load_memory
+    load.argtypes = [ctypes.c_void_p, ctypes.c_size_t] * 2 + [ctypes.c_void_p] * 2
+    assert load(*sizes(1), ctypes.byref(options), ctypes.byref(model)) == 2
+    assert LIBRARY.msq_error() == b"weights lie 1 bytes behind a multiple of 64"
+    assert load(*sizes(0), ctypes.byref(options), ctypes.byref(model)) == 0
+    text[:] = 0  # not needed any more
+    x, y = images(2), np.empty((2, 5), np.float32)
+    assert LIBRARY.msq_model_run(model, 2, x.ctypes.data, x.nbytes, y.ctypes.data, y.nbytes) == 0
+    LIBRARY.msq_model_free(model)
+    np.testing.assert_array_equal(y, native.load(bundle, 1).run(x))
+
+
+def repeated_twice() -> Chain:
+    """An addition of a column and a row, as large as each other and smaller than their sum, which a layer could do."""
+    chain = Chain(5, (4, 4, 3))
+    whole = chain.last
+    column = chain.conv(4, 4, (1, 4), padding=(0,) * 4)
+    chain.last = whole
+    chain.conv(4, 4, (4, 1), padding=(0,) * 4)
+    chain.add(column)
+    return chain
+
+
+def beyond_the_map() -> Chain:
+    """Windows that lie partly, or wholly, in the padding."""
+    chain = Chain(6, (3, 2, 3))
+    chain.max_pool(4, 1, 3)
+    chain.max_pool(2, 3, 5)
+    return chain
+
+
+@pytest.mark.parametrize("made", [repeated_twice, beyond_the_map])
+def test_what_a_fuzzer_found_gives_the_oracle_s_outputs(made, tmp_path: Path):
+    chain = made()
+    chain.model().save(tmp_path)
+    x = chain.images()
+    expected = runtimes.adapter("reference").load(tmp_path, 1).run(x)
+    np.testing.assert_array_equal(native.load(tmp_path, 1).run(x), expected)
+
+
 def test_the_profile_names_every_node_and_what_a_layer_does_for_another(bundle: Path):
     session = NativeSession(bundle)
     nodes = session.profile(lambda: session.run(images(3)))
@@ -189,6 +237,9 @@ def change(path: str, value: object):
         (change("tensors/1/shape", [8, 8]), "quantize image: its tensors' shapes or dtypes do not fit it"),
         (change("tensors/2/shape", [1 << 24] * 3), r"tensor a\.y: larger than a gibibyte"),
         (change("output", "x"), "no node makes the model's output"),
+        # Of these, whatever they name, every one would be sought among all.
+        (change("nodes/3/inputs", ["q"] * 20000), "a model's nodes have at most 16384 inputs"),
+        (change("arrays", {f"a{i}": 0 for i in range(20000)}), "a model has at most 16384 arrays"),
     ],
 )
 def test_a_model_that_lies_is_refused_by_name(bundle: Path, tmp_path: Path, mistake, message: str):
@@ -215,6 +266,15 @@ def test_a_file_that_is_missing_or_cut_is_refused(bundle: Path, tmp_path: Path, 
         native.load(tmp_path, 1)
     (tmp_path / name).unlink()
     with pytest.raises(BundleError, match=f"{name}: No such file"):
+        native.load(tmp_path, 1)
+
+
+@pytest.mark.parametrize(("name", "make"), [(GRAPH_FILE, os.mkfifo), (WEIGHTS_FILE, os.mkdir)])
+def test_what_is_no_file_is_refused(bundle: Path, tmp_path: Path, name: str, make):
+    shutil.copytree(bundle, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    make(tmp_path / name)
+    with pytest.raises(BundleError, match=f"{name}: not a file"):
         native.load(tmp_path, 1)
 
 
