@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void add_taps(const int taps, const
 static inline __attribute__((always_inline)) void slide_over(const int height, const int width, const bool wide,
                                                              const msq_window *w, int32_t columns, const uint8_t *x,
                                                              const int8_t *restrict weights, int32_t *restrict sums) {
-    const ptrdiff_t channels = w->channels, apart = w->dilation * channels, next = w->stride * channels, down = w->down;
+    const ptrdiff_t channels = w->channels, apart = w->dilation * w->pixel, next = w->stride * w->pixel, down = w->down;
     /* Three products of |w| ≤ 64 fit 16 bits. */
     const int together = wide ? 1 : 3;
     for (ptrdiff_t c = 0; c < channels; c += 16) {
