@@ -313,15 +313,16 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
     const int8_t *values = e.values;
     for (; rows > 0; rows--, sums += sums_step, y += step, values += adds ? step : 0) {
         int32_t n = 0;
-        int8_t codes[PANEL], others[PANEL] = {0};
         for (; n + PANEL <= count; n += PANEL) {
+            int8_t codes[PANEL];
             codes_of(adds, sums, n, adds ? values + n : NULL, &e, codes);
             memcpy(y + n, codes, PANEL);
         }
         if (n == count) continue;
+        int8_t rest[PANEL], others[PANEL] = {0};
         if (adds) memcpy(others, values + n, (size_t)(count - n));
-        codes_of(adds, sums, n, others, &e, codes);
-        memcpy(y + n, codes, (size_t)(count - n));
+        codes_of(adds, sums, n, others, &e, rest);
+        memcpy(y + n, rest, (size_t)(count - n));
     }
 }
 
