@@ -38,8 +38,9 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
-    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped. */
-    const bool single = layer->taps == 1 && !padded, sparse = single && !pointwise && layer->tier->flip;
+    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped, if they are long. */
+    const bool single = layer->taps == 1 && !padded;
+    const bool sparse = single && !pointwise && layer->tier->flip && s->inputs >= ATOM;
     w->gathered = !depthwise && !w->realigned &&
                   (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS || sparse);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
