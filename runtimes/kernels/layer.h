@@ -20,7 +20,6 @@ enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
-    COLUMNS = 16,       /* pixels of a depthwise layer whose sums are kept before they are requantized together */
 };
 
 /* One call. A row is a pixel of y. */
@@ -38,6 +37,7 @@ typedef struct {
     size_t thread_bytes; /* of scratch, for every thread */
     /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
+    int32_t slice; /* lines of y of a depthwise layer whose input is staged at once */
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
 } msq_work;
@@ -51,6 +51,9 @@ bool msq_is_pointwise(const msq_layer_spec *spec);
 
 /* Whether the pixels of a line of taps follow one another. */
 static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
+/* Copy a line of a padded image: flipped, with its padding. */
+void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to);
 
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);

@@ -243,13 +243,13 @@ INLINE void plain_arrange(const msq_window *w, const uint8_t *flat, size_t step,
 INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights,
                             int32_t *sums) {
     const int32_t channels = w->channels;
-    for (; columns > 0; columns--, x += (ptrdiff_t)w->stride * channels, sums += channels) {
+    for (; columns > 0; columns--, x += w->stride * w->pixel, sums += channels) {
         for (int32_t c = 0; c < channels; c += PANEL) {
             int32_t sum[PANEL] = {0};
             const int8_t *by = weights + c;
             for (int32_t up = 0; up < w->height; up++) {
                 const INPUT *in = (const INPUT *)(x + up * w->down) + c;
-                const ptrdiff_t apart = (ptrdiff_t)w->dilation * channels;
+                const ptrdiff_t apart = w->dilation * w->pixel;
                 for (int32_t along = 0; along < w->width; along++, in += apart, by += channels)
                     for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * by[i]);
             }

@@ -38,12 +38,13 @@ static inline __attribute__((always_inline)) msq_planes msq_planes_of(const int 
     return (msq_planes){first, second, rest - second};
 }
 
-/* The window of a depthwise layer on its padded map. */
+/* The window of a depthwise layer on its padded map, over some channels. */
 typedef struct {
     int32_t height, width;   /* taps */
     int32_t stride, dilation; /* along a line, in pixels */
     ptrdiff_t down;          /* bytes from a line of taps to the next */
-    int32_t channels;        /* a multiple of 16; bytes from pixel to pixel */
+    ptrdiff_t pixel;         /* bytes from pixel to pixel */
+    int32_t channels;        /* of them, a multiple of 16 */
 } msq_window;
 
 /* Bytes that weights take as a tier arranges them: lines by fours. */
