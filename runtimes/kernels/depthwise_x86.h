@@ -56,12 +56,10 @@ static inline bool is_held(const msq_window *w) {
         } \
     } \
     static inline __attribute__((always_inline)) void NAME##_of( \
-        const int height, const int width, const bool few, const msq_window *w, int32_t columns, const uint8_t *x, \
-        const int8_t *weights, const bool wide, int32_t *sums) { \
+        const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights, const bool wide, \
+        int32_t *sums) { \
         (void)wide; \
-        const int quads = (height + 3) / 4; \
-        VEC8 kept[12]; /* weights of a window of 3 stay in registers */ \
-        if (few) memcpy(kept, weights, sizeof kept); \
+        const int height = w->height, width = w->width, quads = (height + 3) / 4; \
         VEC8 held[SLOTS * MOST_QUADS * 4]; \
         const int32_t reach = (width - 1) * w->dilation + 1, most = (SLOTS - reach) / w->stride + 1; \
         for (int32_t done = 0, now; done < columns; done += now) { \
@@ -77,7 +75,7 @@ static inline bool is_held(const msq_window *w) {
                 for (int i = 0; i < width * quads; i++) { \
                     const VEC8 *in = held + ((column * w->stride + i / quads * w->dilation) * quads + i % quads) * 4; \
                     VEC8 by[4]; \
-                    memcpy(by, few ? (const int8_t *)(kept + 4 * i) : weights + 64 * PARTS * i, sizeof by); \
+                    memcpy(by, weights + 64 * PARTS * i, sizeof by); \
                     for (int j = 0; j < 4; j++) s[j] = SUM4(s[j], in[j], by[j]); \
                 } \
                 memcpy(sums, s, sizeof s); \
@@ -133,15 +131,13 @@ static inline bool is_held(const msq_window *w) {
     } \
     static inline __attribute__((always_inline)) void NAME(const msq_window *w, int32_t columns, const uint8_t *x, \
                                                            const int8_t *weights, const bool wide, int32_t *sums) { \
-        const bool square = w->height == 3 && w->width == 3; \
-        if (square && w->dilation == 1 && w->stride == 1) \
+        const bool is_slid = w->height == 3 && w->width == 3 && w->dilation == 1; \
+        if (is_slid && w->stride == 1) \
             NAME##_slid(1, w, columns, x, weights, wide, sums); \
-        else if (square && w->dilation == 1 && w->stride == 2) \
+        else if (is_slid && w->stride == 2) \
             NAME##_slid(2, w, columns, x, weights, wide, sums); \
-        else if (square) \
-            NAME##_of(3, 3, true, w, columns, x, weights, wide, sums); \
         else \
-            NAME##_of(w->height, w->width, false, w, columns, x, weights, wide, sums); \
+            NAME##_of(w, columns, x, weights, wide, sums); \
     }
 
 #ifdef TIER_CARES_FOR_WIDE
