@@ -167,18 +167,22 @@ static msq_status read_max_pool(msq_graph *graph, msq_node *node, int32_t json) 
 
 static void run_max_pool(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    const size_t channels = (size_t)x->shape[2];
+    const size_t channels = (size_t)x->shape[2], line = (size_t)x->shape[1] * channels;
+    const int32_t stride = node->stride[1];
     int8_t *to = (int8_t *)y->data;
-    for (int32_t oy = 0; oy < y->shape[0]; oy++) {
-        for (int32_t ox = 0; ox < y->shape[1]; ox++, to += channels) {
-            memset(to, -128, channels);
-            for (int32_t k = 0; k < node->kernel[0] * node->kernel[1]; k++) {
-                const int32_t iy = oy * node->stride[0] - node->padding[0] + k / node->kernel[1];
-                const int32_t ix = ox * node->stride[1] - node->padding[1] + k % node->kernel[1];
-                if (iy < 0 || iy >= x->shape[0] || ix < 0 || ix >= x->shape[1]) continue;
-                const int8_t *from = (const int8_t *)x->data + ((size_t)iy * (size_t)x->shape[1] + (size_t)ix) * channels;
-                graph->tier->maximum(channels, from, to);
-            }
+    memset(to, -128, y->count);
+    for (int32_t oy = 0; oy < y->shape[0]; oy++, to += (size_t)y->shape[1] * channels) {
+        for (int32_t k = 0; k < node->kernel[0] * node->kernel[1]; k++) {
+            const int32_t iy = oy * node->stride[0] - node->padding[0] + k / node->kernel[1];
+            /* Of the line's outputs, those whose k-th tap lies within the input: ix = ox · stride + at. */
+            const int32_t at = k % node->kernel[1] - node->padding[1], last = x->shape[1] - 1 - at;
+            const int32_t first = at < 0 ? (-at + stride - 1) / stride : 0;
+            int32_t end = last < 0 ? 0 : last / stride + 1;
+            if (end > y->shape[1]) end = y->shape[1];
+            if (iy < 0 || iy >= x->shape[0] || first >= end) continue;
+            const int8_t *from = (const int8_t *)x->data + (size_t)iy * line + (size_t)(first * stride + at) * channels;
+            graph->tier->maximum(end - first, channels, from, (size_t)stride * channels, to + (size_t)first * channels,
+                                 channels);
         }
     }
 }

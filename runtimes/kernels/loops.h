@@ -399,6 +399,12 @@ static void quantize(size_t count, const float *x, float scale, int32_t zero, in
         y[i] = (int8_t)((int32_t)__builtin_rintf(within(x[i] / scale, least, most)) + zero);
 }
 
-static void maximum(size_t count, const int8_t *x, int8_t *y) {
-    for (size_t i = 0; i < count; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+static void maximum(int32_t rows, size_t count, const int8_t *restrict x, size_t x_step, int8_t *restrict y,
+                    size_t y_step) {
+    for (; rows > 0; rows--, x += x_step, y += y_step) {
+        size_t i = 0;
+        for (; i + ATOM <= count; i += ATOM) /* a loop whose length the compiler knows */
+            for (size_t k = i; k < i + ATOM; k++) y[k] = x[k] > y[k] ? x[k] : y[k];
+        for (; i < count; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+    }
 }

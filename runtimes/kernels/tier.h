@@ -115,8 +115,8 @@ typedef struct msq_tier {
     /* y = rint(x / scale) + zero, clamped to low..high. x holds no NaN. */
     void (*quantize)(size_t count, const float *x, float scale, int32_t zero, int32_t low, int32_t high, int8_t *y);
 
-    /* y = the larger one of x and y. */
-    void (*maximum)(size_t count, const int8_t *x, int8_t *y);
+    /* y = the larger one of x and y, in rows of count codes; steps: codes from row to row. */
+    void (*maximum)(int32_t rows, size_t count, const int8_t *x, size_t x_step, int8_t *y, size_t y_step);
 } msq_tier;
 
 extern const msq_tier msq_scalar;
