@@ -8,6 +8,7 @@
 /* Let the later of an addition's two layers do it, where nobody else wants that layer's own result. */
 static void fuse(msq_graph *graph, int32_t index) {
     msq_node *add = &graph->nodes[index];
+    const msq_tensor *sum = msq_output_of(graph, add);
     int32_t best = -1, other = -1;
     for (int32_t i = 0; i < 2; i++) {
         const msq_tensor *input = msq_input_of(graph, add, i), *residual = msq_input_of(graph, add, 1 - i);
@@ -15,6 +16,7 @@ static void fuse(msq_graph *graph, int32_t index) {
         if (layer <= best || graph->nodes[layer].layer == NULL || graph->nodes[layer].addition >= 0) continue;
         if (input->uses > 1 || add->inputs[i] == graph->output || residual->producer >= layer) continue;
         if (input->count != residual->count) continue;
+        if (input->scale / sum->scale > MSQ_MOST_RATIO || residual->scale / sum->scale > MSQ_MOST_RATIO) continue;
         best = layer;
         other = add->inputs[1 - i];
     }

@@ -170,6 +170,10 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
     if (status) return status;
     if (call->x == NULL || (call->y == NULL) == (call->sums == NULL))
         return msq_fail(MSQ_INVALID, "an input and either y or sums are wanted");
+    const msq_residual *r = call->residual;
+    if (r && !(r->ratio <= MSQ_MOST_RATIO && r->residual_ratio <= MSQ_MOST_RATIO))
+        return msq_fail(MSQ_INVALID, "a residual addition by ratios of %g and %g; they are at most 2^22",
+                        (double)r->ratio, (double)r->residual_ratio);
     if (call->workspace == NULL || call->workspace_bytes < bytes)
         return msq_fail(MSQ_INVALID, "a workspace of %zu bytes; %zu are needed",
                         call->workspace ? call->workspace_bytes : 0, bytes);

@@ -61,7 +61,9 @@ typedef struct {
 } msq_layer_spec;
 
 /* A residual addition on the layer's result: clamp(rint(float(y − output_zero) · ratio) + rint(float(r − zero) ·
- * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. */
+ * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. The ratios are at most
+ * MSQ_MOST_RATIO, so that int32 holds both. */
+#define MSQ_MOST_RATIO 0x1p22f
 typedef struct {
     const int8_t *values; /* r, the shape of y */
     float ratio, residual_ratio;

@@ -250,13 +250,39 @@ def test_no_calculation_is_undefined(tmp_path: Path) -> None:
     assert done.stdout.split() == tiers()
 
 
+@pytest.mark.parametrize("tier", tiers())
 @given(case=layers(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
-def test_a_residual_addition_is_that_of_the_integer_model(case, seed):
+@settings(max_examples=40, deadline=None)
+def test_a_residual_addition_is_that_of_the_integer_model(tier, case, seed):
     node, source, out, x, zero = case
     added, wanted = residual(out, expected(node, source, out, x)[1], zero, seed)
-    found = Layer(node, source, out).run(x, residual=added)
-    assert np.array_equal(found, wanted)
+    kernels().use_tier(tier)
+    layer = Layer(node, source, out)
+    kernels().use_tier(None)
+    assert np.array_equal(layer.run(x, residual=added), wanted)
+
+
+@pytest.mark.parametrize("tier", tiers())
+@pytest.mark.parametrize(("grown", "fine"), [(1.0, True), (1.01, False)])
+def test_residual_additions_are_exact_up_to_the_largest_ratio_and_no_further(tier, grown, fine):
+    node, source, out = small()
+    x = np.random.default_rng(1).integers(-128, 128, (3, 8)).astype(np.int8)
+    y = expected(node, source, out, x)[1]
+    total = replace(out, scale=float(np.float32(out.scale / 2**22)))
+    other = replace(out, scale=float(np.float32(out.scale * grown)), zero_point=-128)
+    add = Add("add", ("y", "other"), "total", "")
+    # Of opposite signs, what is far beyond int8 cancels.
+    values = np.clip(-128 - y + np.random.default_rng(2).integers(-1, 2, y.shape), -128, 127).astype(np.int8)
+    kernels().use_tier(tier)
+    layer = Layer(node, source, out)
+    kernels().use_tier(None)
+    if not fine:
+        with pytest.raises(BundleError, match="at most 2\\^22"):
+            layer.run(x, residual=(add, values, other, total))
+        return
+    wanted = reference._add(add, [y, values], [out, other], total)
+    assert np.array_equal(layer.run(x, residual=(add, values, other, total)), wanted)
+    assert np.unique(wanted).size > 2
 
 
 def guarded(shape: tuple[int, ...], dtype: type, alignment: int = 1) -> np.ndarray:
