@@ -220,6 +220,12 @@ static void realign(const msq_work *w, const lane *own, size_t first, int8_t *we
     }
 }
 
+/* Rows of the next tile. The last one is not left with one or two, whose few sums wait for one another. */
+static int32_t rows_now(int32_t left, int32_t most) {
+    if (left <= most) return left;
+    return most > 4 && left - most < 3 ? most - 2 : most;
+}
+
 /* Rows first … first + rows − 1 by a set of panels. */
 static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
     const msq_layer *layer = w->layer;
@@ -243,7 +249,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
         for (int32_t row = 0, rows; row < all; row += rows) {
-            rows = all - row < most ? all - row : most;
+            rows = rows_now(all - row, most);
             fetch(&a, lines);
             /* Of a whole row's inputs at once, sums need not be kept: they stay in the first cache. */
             int32_t *const sums = own->sums + (last && before == 0 ? 0 : row) * panels * PANEL;
