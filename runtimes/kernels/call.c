@@ -38,14 +38,15 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
-    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped, if they are long. */
-    const bool single = layer->taps == 1 && !padded;
-    const bool sparse = single && !pointwise && layer->tier->flip && s->inputs >= ATOM;
-    w->gathered = !depthwise && !w->realigned &&
-                  (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS || sparse);
+    w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
+     * only those that are met are flipped. Short ones that lie apart would take too many steps. */
+    const bool single = layer->taps == 1 && !padded, is_one_piece = pointwise && s->groups == 1;
+    w->copied = single && !depthwise && !w->gathered && layer->tier->flip && (is_one_piece || s->inputs >= ATOM);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = !depthwise && (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
+    w->staged = !depthwise && !w->copied &&
+                (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
     w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];

@@ -30,6 +30,7 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool copied;    /* a chunk's rows are, flipped: single pixels */
     bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */

@@ -34,10 +34,10 @@ static size_t gathered_bytes(const msq_layer *layer) {
 
 /* Lay a thread's things out from `base`, and return the bytes of them. */
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
-    const size_t rows = (size_t)w->chunk_rows;
+    const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->layer->spec.inputs;
     const size_t sizes[] = {
         sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums,
-        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : 0,
+        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
         w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -123,12 +123,26 @@ static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to
     return row;
 }
 
+/* Copy a chunk's rows, at once where one follows the other. */
+static void copy_rows(const msq_work *w, const lane *own, int32_t count) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const size_t inputs = (size_t)s->inputs;
+    const bool is_one_piece = msq_is_pointwise(s) && s->groups == 1;
+    if (is_one_piece) w->layer->tier->copy(own->x[0], (size_t)count * inputs, own->gathered);
+    for (int32_t row = 0; row < count; row++) {
+        uint8_t *to = own->gathered + (size_t)row * inputs;
+        if (!is_one_piece) w->layer->tier->copy(own->x[row], inputs, to);
+        own->x[row] = to;
+    }
+}
+
 /* Let a thread's x be the rows of a chunk of a group. */
 static void lay_rows(const msq_work *w, const lane *own, int32_t group, int32_t chunk, int32_t count) {
     const int64_t number = (int64_t)group * w->chunks + chunk;
     if (*own->chunk == number) return;
     *own->chunk = number;
     fields(w, (size_t)group * (size_t)w->layer->spec.inputs, (int64_t)chunk * w->chunk_rows, count, own->x);
+    if (w->copied) copy_rows(w, own, count);
     for (int32_t row = 0; w->gathered && row < count; row++)
         own->x[row] = gather(w, own->x[row], own->gathered + (size_t)row * gathered_bytes(w->layer));
 }
