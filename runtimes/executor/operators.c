@@ -304,31 +304,34 @@ static msq_status read_matmul(msq_graph *graph, msq_node *node, int32_t json) {
     return isfinite(p->scale * q->scale * node->factor / y->scale) ? MSQ_OK : misshapen(node);
 }
 
-static void run_matmul(const msq_graph *graph, msq_node *node) {
-    enum { COLUMNS = 64 };
+static msq_product product_of(const msq_graph *graph, const msq_node *node) {
     const msq_tensor *p = msq_input_of(graph, node, 0), *q = msq_input_of(graph, node, 1);
     const msq_tensor *y = msq_output_of(graph, node);
-    const int32_t m = y->shape[y->rank - 2], n = y->shape[y->rank - 1], k = p->shape[p->rank - 1];
-    const float multiplier = p->scale * q->scale * node->factor / y->scale;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
-    const int8_t *left = (const int8_t *)p->data, *right = (const int8_t *)q->data;
-    int8_t *to = (int8_t *)y->data;
-    const size_t batches = y->count / ((size_t)m * (size_t)n);
-    for (size_t batch = 0; batch < batches; batch++, right += (size_t)k * (size_t)n) {
-        for (int32_t row = 0; row < m; row++, left += k, to += n) {
-            for (int32_t first = 0; first < n; first += COLUMNS) {
-                const int32_t columns = n - first < COLUMNS ? n - first : COLUMNS;
-                int32_t sums[COLUMNS] = {0};
-                for (int32_t i = 0; i < k; i++) {
-                    const int8_t *by = right + (size_t)i * (size_t)n + first;
-                    const int16_t x = (int16_t)(left[i] - p->zero);
-                    for (int32_t j = 0; j < columns; j++) sums[j] += x * (int16_t)(by[j] - q->zero);
-                }
-                for (int32_t j = 0; j < columns; j++)
-                    to[first + j] = code_of((float)sums[j] * multiplier, low, high, y->zero);
-            }
-        }
-    }
+    return (msq_product){
+        .batch = (int32_t)product(y, 0, y->rank - 2),
+        .m = y->shape[y->rank - 2],
+        .k = p->shape[p->rank - 1],
+        .n = y->shape[y->rank - 1],
+        .p_zero = p->zero,
+        .q_zero = q->zero,
+        .zero = y->zero,
+        .low = node->low,
+        .high = node->high,
+        .multiplier = p->scale * q->scale * node->factor / y->scale,
+    };
+}
+
+static msq_status matmul_needs(const msq_graph *graph, msq_node *node) {
+    const msq_product spec = product_of(graph, node);
+    const msq_status status = msq_matmul_workspace(&spec, graph->threads, &node->workspace_bytes);
+    return status ? msq_kernel_failed(node, status) : MSQ_OK;
+}
+
+static void run_matmul(const msq_graph *graph, msq_node *node) {
+    const msq_product spec = product_of(graph, node);
+    msq_matmul(&spec, (const int8_t *)msq_input_of(graph, node, 0)->data,
+               (const int8_t *)msq_input_of(graph, node, 1)->data, (int8_t *)msq_output_of(graph, node)->data,
+               node->scratch, node->workspace_bytes, graph->threads);
 }
 
 static msq_status read_softmax(msq_graph *graph, msq_node *node, int32_t json) {
@@ -400,24 +403,24 @@ static void run_layer_norm(const msq_graph *graph, msq_node *node) {
 }
 
 static const msq_operation OPERATIONS[] = {
-    {"quantize", 1, read_quantize, run_quantize, false, false},
-    {"dequantize", 1, read_dequantize, run_dequantize, false, false},
-    {"conv2d", 1, msq_read_conv2d, msq_run_layer, false, false},
-    {"linear", 1, msq_read_linear, msq_run_layer, false, false},
-    {"add", 2, read_arithmetic, run_add, false, true},
-    {"average_pool", 1, read_average_pool, run_average_pool, false, false},
-    {"lookup", 1, read_lookup, run_lookup, false, true},
-    {"multiply", 2, read_arithmetic, run_multiply, false, true},
-    {"max_pool", 1, read_max_pool, run_max_pool, false, false},
-    {"flatten", 1, read_view, run_nothing, true, false},
-    {"matmul", 2, read_matmul, run_matmul, false, false},
-    {"softmax", 1, read_softmax, run_softmax, false, true},
-    {"layer_norm", 1, read_layer_norm, run_layer_norm, false, true},
-    {"reshape", 1, read_view, run_nothing, true, false},
-    {"transpose", 1, read_transpose, run_transpose, false, false},
-    {"concat", -1, read_concat, run_concat, false, false},
-    {"slice", 1, read_slice, run_slice, false, false},
-    {"constant", 0, read_constant, run_nothing, false, false},
+    {"quantize", 1, read_quantize, run_quantize, NULL, false, false},
+    {"dequantize", 1, read_dequantize, run_dequantize, NULL, false, false},
+    {"conv2d", 1, msq_read_conv2d, msq_run_layer, msq_layer_needs, false, false},
+    {"linear", 1, msq_read_linear, msq_run_layer, msq_layer_needs, false, false},
+    {"add", 2, read_arithmetic, run_add, NULL, false, true},
+    {"average_pool", 1, read_average_pool, run_average_pool, NULL, false, false},
+    {"lookup", 1, read_lookup, run_lookup, NULL, false, true},
+    {"multiply", 2, read_arithmetic, run_multiply, NULL, false, true},
+    {"max_pool", 1, read_max_pool, run_max_pool, NULL, false, false},
+    {"flatten", 1, read_view, run_nothing, NULL, true, false},
+    {"matmul", 2, read_matmul, run_matmul, matmul_needs, false, false},
+    {"softmax", 1, read_softmax, run_softmax, NULL, false, true},
+    {"layer_norm", 1, read_layer_norm, run_layer_norm, NULL, false, true},
+    {"reshape", 1, read_view, run_nothing, NULL, true, false},
+    {"transpose", 1, read_transpose, run_transpose, NULL, false, false},
+    {"concat", -1, read_concat, run_concat, NULL, false, false},
+    {"slice", 1, read_slice, run_slice, NULL, false, false},
+    {"constant", 0, read_constant, run_nothing, NULL, false, false},
 };
 
 const msq_operation *msq_operation_named(const char *kind, size_t size) {

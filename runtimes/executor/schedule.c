@@ -93,7 +93,7 @@ msq_status msq_schedule(msq_graph *graph, bool is_fused) {
     for (int32_t i = 0; i < graph->node_count; i++) {
         msq_node *node = &graph->nodes[i];
         if (node->done_by >= 0) continue;
-        const msq_status status = node->layer ? msq_layer_needs(graph, node) : MSQ_OK;
+        const msq_status status = node->operation->needs ? node->operation->needs(graph, node) : MSQ_OK;
         if (status) return status;
         assign(graph, node, i);
     }

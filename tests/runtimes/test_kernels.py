@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from devices.profile import profile
 from devices.transports.emulator import Emulator
 from msq.errors import BundleError, DeviceError
-from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor, Weight
+from msq.nodes import Add, Conv2d, Linear, MatMul, Multiply, Tensor, Weight
 from runtimes import reference
 from runtimes._kernels import KERNELS, Kernels, Layer, Threads, aligned, kernels
 
@@ -198,6 +198,55 @@ def arithmetic() -> list:
     return found
 
 
+def matrix_products() -> list:
+    """Return products of matrices of codes, their corners too, with what the integer model makes of them."""
+    rng, found = np.random.default_rng(1), []
+    for batch, m, k, n in [(1, 1, 1, 1), (2, 7, 3, 17), (3, 13, 64, 64), (1, 30, 33, 70), (2, 50, 197, 130)]:
+        for corner in (False, True):
+            codes = (
+                (lambda *shape: rng.choice([-128, 127], shape)) if corner else (lambda *s: rng.integers(-128, 128, s))
+            )
+            p, q = codes(batch, m, k).astype(np.int8), codes(batch, k, n).astype(np.int8)
+            grids = tuple(
+                Tensor(
+                    name, codes.shape, "int8", float(np.float32(rng.uniform(0.01, 0.2))), int(rng.integers(-128, 128))
+                )
+                for name, codes in (("p", p), ("q", q))
+            )
+            grids = (grids[0], replace(grids[1], zero_point=0)) if m == 13 else grids
+            out = Tensor(
+                "y", (batch, m, n), "int8", float(np.float32(k * rng.uniform(0.01, 0.2))), int(rng.integers(-9, 9))
+            )
+            node = MatMul("matmul", ("p", "q"), "y", "", float(rng.uniform(0.1, 2)), (-128, int(rng.integers(90, 128))))
+            found.append((node, p, q, grids, out, reference._matmul(node, [p, q], list(grids), out)))
+    return found
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_products_of_matrices_are_the_oracle_s_and_touch_nothing_else(tier: str) -> None:
+    kernels().use_tier(tier)
+    for node, p, q, grids, out, wanted in matrix_products():
+        for count in (1, 2):
+            given_p, given_q, y = guarded(p.shape, np.int8), guarded(q.shape, np.int8), guarded(wanted.shape, np.int8)
+            given_p[:], given_q[:] = p, q
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("runtimes._kernels.aligned", lambda size: guarded((size,), np.uint8, 64))
+                kernels().matmul(node, given_p, given_q, grids, out, Threads(count), y)
+            assert np.array_equal(y, wanted), (node, p.shape, q.shape)
+    kernels().use_tier(None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "zero", "said"),
+    [(33026, 0, "1 matrices, 1 × 33026 by 33026 × 1"), (4, 200, "a zero point or a limit of 200")],
+)
+def test_products_that_cannot_be_summed_are_refused(inputs: int, zero: int, said: str) -> None:
+    p = np.zeros((1, 1, inputs), np.int8)
+    grid = Tensor("p", p.shape, "int8", 1.0, zero)
+    with pytest.raises(BundleError, match=said):
+        kernels().matmul(MatMul("m", ("p", "q"), "y", ""), p, p.reshape(1, -1, 1), (grid, grid), grid)
+
+
 @pytest.mark.parametrize("tier", tiers())
 def test_sums_and_products_of_tensors_are_the_oracle_s(tier: str) -> None:
     kernels().use_tier(tier)
@@ -218,7 +267,7 @@ def write_cases(folder: Path) -> None:
     for node, source, out, x, zero in [*examples(80), *corners()]:
         sums, y = expected(node, source, out, x)
         cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
-    (folder / "cases.pickle").write_bytes(pickle.dumps((cases, arithmetic())))
+    (folder / "cases.pickle").write_bytes(pickle.dumps((cases, arithmetic(), matrix_products())))
 
 
 # No board of ours has the matrix instructions; a server's processor has.
