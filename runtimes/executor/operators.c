@@ -19,6 +19,9 @@ static bool keeps_shape(const msq_graph *graph, const msq_node *node, msq_dtype 
            memcmp(x->shape, y->shape, (size_t)x->rank * sizeof *x->shape) == 0;
 }
 
+/* What is worked out before any of it is written, in loops of which a compiler makes vectors. */
+enum { PIECE = 64 };
+
 /* Elements before and behind an axis. */
 static size_t product(const msq_tensor *tensor, int32_t from, int32_t to) {
     size_t count = 1;
@@ -353,14 +356,22 @@ static void run_softmax(const msq_graph *graph, msq_node *node) {
     const size_t n = (size_t)x->shape[x->rank - 1];
     const int8_t *from = (const int8_t *)x->data;
     int8_t *to = (int8_t *)y->data;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
+    const int32_t *exponentials = node->exponentials, zero = y->zero;
+    const float scale = y->scale;
+    const float low = (float)(node->low - zero), high = (float)(node->high - zero);
     for (size_t done = 0; done < x->count; done += n, from += n, to += n) {
         int8_t largest = -128;
         for (size_t i = 0; i < n; i++) largest = from[i] > largest ? from[i] : largest;
         int32_t total = 0;
-        for (size_t i = 0; i < n; i++) total += node->exponentials[largest - from[i]];
-        for (size_t i = 0; i < n; i++)
-            to[i] = code_of((float)node->exponentials[largest - from[i]] / (float)total / y->scale, low, high, y->zero);
+        for (size_t i = 0; i < n; i++) total += exponentials[largest - from[i]];
+        for (size_t first = 0, count; first < n; first += count) {
+            count = n - first < PIECE ? n - first : PIECE;
+            float shares[PIECE];
+            int8_t codes[PIECE];
+            for (size_t i = 0; i < count; i++) shares[i] = (float)exponentials[largest - from[first + i]];
+            for (size_t i = 0; i < count; i++) codes[i] = code_of(shares[i] / (float)total / scale, low, high, zero);
+            memcpy(to + first, codes, count);
+        }
     }
 }
 
@@ -383,21 +394,27 @@ static msq_status read_layer_norm(msq_graph *graph, msq_node *node, int32_t json
 
 static void run_layer_norm(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    const int64_t n = x->shape[x->rank - 1];
+    const int32_t n = x->shape[x->rank - 1], zero = y->zero; /* n < 2^16: n · code fits */
     const int8_t *from = (const int8_t *)x->data;
     int8_t *to = (int8_t *)y->data;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
+    const float *gamma = node->gamma, *beta = node->beta, scale = y->scale;
+    const float low = (float)(node->low - zero), high = (float)(node->high - zero);
     for (size_t done = 0; done < x->count; done += (size_t)n, from += n, to += n) {
         int32_t total = 0, squares = 0;
-        for (int64_t i = 0; i < n; i++) {
+        for (int32_t i = 0; i < n; i++) {
             total += from[i];
             squares += from[i] * from[i];
         }
-        const int64_t variance = n * squares - (int64_t)total * total;
+        const int64_t variance = (int64_t)n * squares - (int64_t)total * total;
         const float deviation = sqrtf((float)variance + node->epsilon);
-        for (int64_t i = 0; i < n; i++) {
-            const float normal = (float)(n * from[i] - total) / deviation;
-            to[i] = code_of((normal * node->gamma[i] + node->beta[i]) / y->scale, low, high, y->zero);
+        for (int32_t first = 0, count; first < n; first += count) {
+            count = n - first < PIECE ? n - first : PIECE;
+            int8_t codes[PIECE];
+            for (int32_t i = 0; i < count; i++) {
+                const float normal = (float)(n * from[first + i] - total) / deviation;
+                codes[i] = code_of((normal * gamma[first + i] + beta[first + i]) / scale, low, high, zero);
+            }
+            memcpy(to + first, codes, (size_t)count);
         }
     }
 }
