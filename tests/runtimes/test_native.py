@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtimes
+from export.elementwise import exponentials
 from msq.errors import BundleError, MsqError, UsageError
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
 from msq.nodes import (
@@ -25,11 +26,13 @@ from msq.nodes import (
     Conv2d,
     Dequantize,
     Flatten,
+    LayerNorm,
     Linear,
     MatMul,
     MaxPool,
     Node,
     Quantize,
+    Softmax,
     Tensor,
     Weight,
 )
@@ -157,8 +160,25 @@ def products(draw):
     return [Constant("codes", (), "c", "", codes), MatMul("node", ("a", "c"), "b", "", factor, clamp)], tensors
 
 
+@st.composite
+def normalizations(draw):
+    """A softmax or a layer_norm, and its tensors."""
+    rows, n = draw(st.integers(1, 4)), draw(st.integers(1, 200))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    clamp = draw(st.sampled_from([(-128, 127), (-100, 50)]))
+    source = Tensor("a", (rows, n), "int8", float(np.float32(rng.uniform(0.01, 0.3))), int(rng.integers(-128, 128)))
+    if draw(st.booleans()):
+        out = Tensor("b", source.shape, "int8", float(np.float32(1 / 255)), -128)
+        node = Softmax("node", ("a",), "b", "", exponentials(source.scale, n), clamp)
+    else:
+        out = Tensor("b", source.shape, "int8", 0.02, int(rng.integers(-128, 128)))
+        gamma, beta = rng.normal(0, 1, (2, n)).astype(np.float32)
+        node = LayerNorm("node", ("a",), "b", "", gamma, beta, float(np.float32(rng.uniform(1e-3, 10))), clamp)
+    return [node], [source, out]
+
+
 @pytest.mark.parametrize("tier", tiers())
-@given(case=st.one_of(pools(), products()), seed=st.integers(0, 2**32 - 1), threads=st.integers(1, 3))
+@given(case=st.one_of(pools(), products(), normalizations()), seed=st.integers(0, 2**32 - 1), threads=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_operations_without_weights_are_the_oracle_s_on_every_tier(tier: str, case, seed: int, threads: int):
     nodes: list[Node]
