@@ -16,7 +16,7 @@ from msq.errors import BundleError, DeviceError, MsqError
 from msq.integer_model import IntegerModel
 from msq.nodes import Add, Conv2d, Linear, MatMul, Multiply, Tensor
 
-ABI = 2
+ABI = 3
 KERNELS = Path(__file__).parent / "kernels" / "lib"
 """Where `make kernels` puts the library, in a folder for each processor."""
 LIBRARY_VARIABLE = "MSQ_KERNELS_LIBRARY"

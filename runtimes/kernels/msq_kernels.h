@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define MSQ_KERNELS_ABI 2
+#define MSQ_KERNELS_ABI 3
 
 #if defined(_WIN32)
 #define MSQ_API __declspec(dllexport)

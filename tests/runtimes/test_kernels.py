@@ -427,7 +427,7 @@ def test_a_tier_that_cannot_be_had_is_named_with_one_that_can(name):
 
 def test_a_library_of_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("runtimes._kernels.ABI", 99)
-    with pytest.raises(DeviceError, match="interface version 2, wanted is 99"):
+    with pytest.raises(DeviceError, match="interface version 3, wanted is 99"):
         Kernels(kernels().path)
     (tmp_path / "no.so").write_bytes(b"no library")
     with pytest.raises(DeviceError, match="not the packed kernels"):
