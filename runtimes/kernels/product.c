@@ -4,8 +4,8 @@
 #include "layer.h"
 
 enum {
-    CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
-    ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
+    CHUNK_ROWS = 396,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles. Two of 396 are a map of 28 × 28 */
     FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
 
@@ -180,6 +180,13 @@ static int32_t next_runs(const msq_work *w, int32_t most, int32_t *run, int32_t 
     return count;
 }
 
+/* Which cache they are fetched into. What x86's instruction for the second one asked for was not there in time. */
+#if defined(__x86_64__)
+enum { CACHE = 3 /* the first */ };
+#else
+enum { CACHE = 2 };
+#endif
+
 /* Packed weights that are asked for while others are multiplied: `lines` of 64 bytes of each of some panels. */
 typedef struct {
     const uint8_t *at;
@@ -201,7 +208,7 @@ static ahead ahead_of(const msq_layer *layer, size_t first, int32_t groups, int3
 static void fetch(ahead *a, size_t lines) {
     while (lines > 0 && a->panels > 0) {
         const size_t now = lines < a->left ? lines : a->left;
-        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, 2);
+        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, CACHE);
         a->at += now * ATOM;
         lines -= now;
         a->left -= now;
