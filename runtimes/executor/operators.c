@@ -332,6 +332,7 @@ static msq_status matmul_needs(const msq_graph *graph, msq_node *node) {
 
 static void run_matmul(const msq_graph *graph, msq_node *node) {
     const msq_product spec = product_of(graph, node);
+    /* All that it could refuse was checked when the model was loaded. */
     msq_matmul(&spec, (const int8_t *)msq_input_of(graph, node, 0)->data,
                (const int8_t *)msq_input_of(graph, node, 1)->data, (int8_t *)msq_output_of(graph, node)->data,
                node->scratch, node->workspace_bytes, graph->threads);

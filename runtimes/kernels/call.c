@@ -41,8 +41,9 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
     /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
      * only those that are met are flipped. Short ones that lie apart would take too many steps. */
-    const bool single = layer->taps == 1 && !padded, is_one_piece = pointwise && s->groups == 1;
-    w->copied = single && !depthwise && !w->gathered && layer->tier->flip && (is_one_piece || s->inputs >= ATOM);
+    const bool single = layer->taps == 1 && !padded;
+    w->copied = single && !depthwise && !w->gathered && !w->realigned && layer->tier->flip &&
+                (msq_is_one_piece(s) || s->inputs >= ATOM);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
     w->staged = !depthwise && !w->copied &&

@@ -50,6 +50,9 @@ static inline int32_t msq_ceil(int64_t size, int32_t by) { return (int32_t)((siz
 /* Whether rows are pixels of x as they lie. */
 bool msq_is_pointwise(const msq_layer_spec *spec);
 
+/* Whether they follow one another. */
+static inline bool msq_is_one_piece(const msq_layer_spec *s) { return msq_is_pointwise(s) && s->groups == 1; }
+
 /* Whether the pixels of a line of taps follow one another. */
 static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
 

@@ -2,12 +2,10 @@
  * is multiplied as a layer's are. */
 #include <string.h>
 
-#include "threads.h"
-#include "tier.h"
+#include "layer.h"
 
 enum {
     CHUNK_ROWS = 384, /* of p: they stay in the second cache */
-    OUTPUTS = MAX_PANELS * PANEL,
     MOST_ROWS = 32, /* of any tier's tile */
 };
 
@@ -32,20 +30,18 @@ typedef struct {
     uint8_t *rows;
 } lane;
 
-static size_t rounded(size_t size, size_t to) { return (size + to - 1) / to * to; }
-
 /* Lay a thread's things out from `base`, and return the bytes of them. */
 static size_t lay_lane(const work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->groups * GROUP;
     const size_t sizes[] = {
-        (size_t)w->groups * MAX_PANELS * ATOM, MOST_ROWS * OUTPUTS * sizeof *own->sums, rows * sizeof *own->row_bias,
+        (size_t)w->groups * MAX_PANELS * ATOM, MOST_ROWS * TILE_OUTPUTS * sizeof *own->sums, rows * sizeof *own->row_bias,
         (rows + 1) * sizeof *own->x, (rows + 1) * inputs,
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
     size_t bytes = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         at[i] = base ? base + bytes : NULL;
-        bytes += rounded(sizes[i], ATOM);
+        bytes += msq_rounded(sizes[i], ATOM);
     }
     *own = (lane){(int8_t *)at[0], (int32_t *)at[1], (int32_t *)at[2], (const uint8_t **)at[3], at[4]};
     return bytes;
@@ -95,8 +91,8 @@ static void multiply(const work *w, const lane *own, int32_t first, int32_t colu
     const msq_grid grid = {.bits = 8, .a = 1, .z = 128};
     const msq_run run = {0, w->groups};
     const bool begun = s->q_zero != 0;
-    int32_t bias[OUTPUTS];
-    float multiplier[OUTPUTS];
+    int32_t bias[TILE_OUTPUTS];
+    float multiplier[TILE_OUTPUTS];
     tier->tile(&grid, 1, panels, own->x + rows, &run, 1, own->weights, false, own->sums);
     for (int32_t i = 0; i < panels * PANEL; i++) {
         bias[i] = -(s->p_zero + tier->flip) * own->sums[i];
@@ -135,7 +131,7 @@ static void multiply_part(void *context, int32_t part, int32_t thread) {
     const int32_t most = w->tier->panels * PANEL;
     for (int32_t first = 0, columns; first < s->n; first += columns) {
         columns = s->n - first < most ? s->n - first : most;
-        const int32_t panels = (columns + PANEL - 1) / PANEL;
+        const int32_t panels = msq_ceil(columns, PANEL);
         arrange(w, w->q + matrix * (size_t)s->k * (size_t)s->n, first, columns, panels, own.weights);
         multiply(w, &own, first, columns, panels, rows, w->y + row * (size_t)s->n);
     }
@@ -152,14 +148,14 @@ static msq_status plan(work *w, const msq_product *s, const msq_threads *threads
     *w = (work){.spec = s, .tier = msq_current_tier()};
     if (w->tier == NULL) return MSQ_UNSUPPORTED;
     const int32_t count = msq_thread_count(threads);
-    w->groups = (s->k + GROUP - 1) / GROUP;
-    w->chunks = (s->m + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    w->groups = msq_ceil(s->k, GROUP);
+    w->chunks = msq_ceil(s->m, CHUNK_ROWS);
     /* More chunks where threads would not end together. */
     const int64_t parts = (int64_t)s->batch * w->chunks;
     if (parts % count && parts < 4 * count) w->chunks *= count;
     if ((int64_t)s->batch * w->chunks > INT32_MAX)
         return msq_fail(MSQ_INVALID, "%d matrices of %d rows are too many for one call", s->batch, s->m);
-    w->chunk_rows = (s->m + w->chunks - 1) / w->chunks;
+    w->chunk_rows = msq_ceil(s->m, w->chunks);
     lane own;
     w->thread_bytes = lay_lane(w, NULL, &own);
     *bytes = w->thread_bytes * (size_t)count;

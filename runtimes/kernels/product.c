@@ -127,7 +127,7 @@ static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to
 static void copy_rows(const msq_work *w, const lane *own, int32_t count) {
     const msq_layer_spec *s = &w->layer->spec;
     const size_t inputs = (size_t)s->inputs;
-    const bool is_one_piece = msq_is_pointwise(s) && s->groups == 1;
+    const bool is_one_piece = msq_is_one_piece(s);
     if (is_one_piece) w->layer->tier->copy(own->x[0], (size_t)count * inputs, own->gathered);
     for (int32_t row = 0; row < count; row++) {
         uint8_t *to = own->gathered + (size_t)row * inputs;
