@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, MsqError
 from msq.integer_model import IntegerModel
-from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor
+from msq.nodes import Add, Conv2d, Linear, MatMul, Multiply, Tensor
 
-ABI = 2
+ABI = 3
 KERNELS = Path(__file__).parent / "kernels" / "lib"
 """Where `make kernels` puts the library, in a folder for each processor."""
 LIBRARY_VARIABLE = "MSQ_KERNELS_LIBRARY"
@@ -95,6 +95,21 @@ class _Arithmetic(ctypes.Structure):
     ]
 
 
+class _Product(ctypes.Structure):
+    _fields_ = [
+        ("batch", c_int32),
+        ("m", c_int32),
+        ("k", c_int32),
+        ("n", c_int32),
+        ("p_zero", c_int32),
+        ("q_zero", c_int32),
+        ("zero", c_int32),
+        ("low", c_int32),
+        ("high", c_int32),
+        ("multiplier", c_float),
+    ]
+
+
 class Kernels:
     """The library, loaded.
 
@@ -122,6 +137,8 @@ class Kernels:
         for name in ("msq_add", "msq_multiply"):
             steps = [c_size_t, c_void_p, c_int32, c_void_p, c_int32, c_void_p]
             getattr(self.c, name).argtypes = [POINTER(_Arithmetic), *steps]
+        self.c.msq_matmul_workspace.argtypes = [POINTER(_Product), c_void_p, POINTER(c_size_t)]
+        self.c.msq_matmul.argtypes = [POINTER(_Product), *[c_void_p] * 4, c_size_t, c_void_p]
         self.c.msq_threads_create.argtypes = [c_int32, POINTER(c_void_p)]
         self.c.msq_threads_destroy.argtypes = [c_void_p]
         self.c.msq_threads_destroy.restype = None
@@ -171,6 +188,45 @@ class Kernels:
         codes = [np.ascontiguousarray(codes) for codes in (p, q)]
         operands = [codes[0].ctypes.data, steps[0], codes[1].ctypes.data, steps[1]]
         self.check(function(ctypes.byref(arithmetic), y.size, *operands, y.ctypes.data))
+        return y
+
+    def matmul(
+        self,
+        node: MatMul,
+        p: Array,
+        q: Array,
+        grids: tuple[Tensor, Tensor],
+        out: Tensor,
+        threads: "Threads | None" = None,
+        y: Array | None = None,
+    ) -> Array:
+        """Return the node's result, int8 (batch, m, n), of p, int8 (batch, m, k), and q, int8 (batch, k, n).
+
+        Args:
+            y: where the result is written, if not into a new array: contiguous, of its shape.
+        Raises:
+            BundleError: the sizes are out of range, or a zero point or a limit is not in int8.
+        """
+        scales = [np.float32(tensor.scale) for tensor in (*grids, out)]
+        (batch, m, k), n = p.shape, q.shape[2]
+        spec = _Product(
+            batch=batch,
+            m=m,
+            k=k,
+            n=n,
+            p_zero=grids[0].zero_point,
+            q_zero=grids[1].zero_point,
+            zero=out.zero_point,
+            low=node.clamp[0],
+            high=node.clamp[1],
+            multiplier=scales[0] * scales[1] * np.float32(node.factor) / scales[2],
+        )
+        pool, needed = threads.pool if threads else None, c_size_t()
+        self.check(self.c.msq_matmul_workspace(ctypes.byref(spec), pool, ctypes.byref(needed)))
+        workspace = aligned(needed.value)
+        y = np.empty((batch, m, n), np.int8) if y is None else y
+        places = [array.ctypes.data for array in (p, q, y, workspace)]
+        self.check(self.c.msq_matmul(ctypes.byref(spec), *places, needed.value, pool))
         return y
 
     def check(self, status: int) -> None:

@@ -36,6 +36,8 @@ typedef struct {
     /* Read what the node says, and check its tensors' shapes. */
     msq_status (*read)(msq_graph *graph, msq_node *node, int32_t json);
     void (*run)(const msq_graph *graph, msq_node *node);
+    /* Work out the node's workspace, when all nodes and the threads are known; NULL: it takes none. */
+    msq_status (*needs)(const msq_graph *graph, msq_node *node);
     /* The output is the input's bytes. */
     bool is_view;
     /* The output may take an input's place, where that is as large and of no further use. */

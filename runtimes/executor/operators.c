@@ -19,6 +19,9 @@ static bool keeps_shape(const msq_graph *graph, const msq_node *node, msq_dtype 
            memcmp(x->shape, y->shape, (size_t)x->rank * sizeof *x->shape) == 0;
 }
 
+/* What is worked out before any of it is written, in loops of which a compiler makes vectors. */
+enum { PIECE = 64 };
+
 /* Elements before and behind an axis. */
 static size_t product(const msq_tensor *tensor, int32_t from, int32_t to) {
     size_t count = 1;
@@ -165,28 +168,26 @@ static msq_status read_max_pool(msq_graph *graph, msq_node *node, int32_t json) 
     return fits ? MSQ_OK : misshapen(node);
 }
 
-typedef struct {
-    int32_t first, end;
-} span;
-
-/* The part of a window that lies on the map, along an axis. */
-static span window(const msq_tensor *x, const msq_node *node, int axis, int32_t at) {
-    const int32_t first = at * node->stride[axis] - node->padding[axis], end = first + node->kernel[axis];
-    return (span){first > 0 ? first : 0, end < x->shape[axis] ? end : x->shape[axis]};
-}
-
 static void run_max_pool(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    const size_t channels = (size_t)x->shape[2];
+    const size_t channels = (size_t)x->shape[2], line = (size_t)x->shape[1] * channels;
+    const int32_t stride = node->stride[1];
     int8_t *to = (int8_t *)y->data;
-    for (int32_t oy = 0; oy < y->shape[0]; oy++) {
-        for (int32_t ox = 0; ox < y->shape[1]; ox++, to += channels) {
-            memset(to, -128, channels);
-            const span rows = window(x, node, 0, oy), columns = window(x, node, 1, ox);
-            for (int32_t iy = rows.first; iy < rows.end; iy++) {
-                const size_t line = (size_t)iy * (size_t)x->shape[1];
-                for (int32_t ix = columns.first; ix < columns.end; ix++)
-                    graph->tier->maximum(channels, (const int8_t *)x->data + (line + (size_t)ix) * channels, to);
+    memset(to, -128, y->count);
+    for (int32_t oy = 0; oy < y->shape[0]; oy++, to += (size_t)y->shape[1] * channels) {
+        const int32_t top = oy * node->stride[0] - node->padding[0], below = top + node->kernel[0];
+        for (int32_t iy = top > 0 ? top : 0; iy < below && iy < x->shape[0]; iy++) {
+            for (int32_t k = 0; k < node->kernel[1]; k++) {
+                /* Of the line's outputs, those whose k-th tap lies within the input: ix = ox · stride + at. */
+                const int32_t at = k - node->padding[1], last = x->shape[1] - 1 - at;
+                const int32_t first = at < 0 ? (-at + stride - 1) / stride : 0;
+                int32_t end = last < 0 ? 0 : last / stride + 1;
+                if (end > y->shape[1]) end = y->shape[1];
+                if (first >= end) continue;
+                const int8_t *from =
+                    (const int8_t *)x->data + (size_t)iy * line + (size_t)(first * stride + at) * channels;
+                graph->tier->maximum(end - first, channels, from, (size_t)stride * channels,
+                                     to + (size_t)first * channels, channels);
             }
         }
     }
@@ -309,31 +310,35 @@ static msq_status read_matmul(msq_graph *graph, msq_node *node, int32_t json) {
     return isfinite(p->scale * q->scale * node->factor / y->scale) ? MSQ_OK : misshapen(node);
 }
 
-static void run_matmul(const msq_graph *graph, msq_node *node) {
-    enum { COLUMNS = 64 };
+static msq_product product_of(const msq_graph *graph, const msq_node *node) {
     const msq_tensor *p = msq_input_of(graph, node, 0), *q = msq_input_of(graph, node, 1);
     const msq_tensor *y = msq_output_of(graph, node);
-    const int32_t m = y->shape[y->rank - 2], n = y->shape[y->rank - 1], k = p->shape[p->rank - 1];
-    const float multiplier = p->scale * q->scale * node->factor / y->scale;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
-    const int8_t *left = (const int8_t *)p->data, *right = (const int8_t *)q->data;
-    int8_t *to = (int8_t *)y->data;
-    const size_t batches = y->count / ((size_t)m * (size_t)n);
-    for (size_t batch = 0; batch < batches; batch++, right += (size_t)k * (size_t)n) {
-        for (int32_t row = 0; row < m; row++, left += k, to += n) {
-            for (int32_t first = 0; first < n; first += COLUMNS) {
-                const int32_t columns = n - first < COLUMNS ? n - first : COLUMNS;
-                int32_t sums[COLUMNS] = {0};
-                for (int32_t i = 0; i < k; i++) {
-                    const int8_t *by = right + (size_t)i * (size_t)n + first;
-                    const int16_t x = (int16_t)(left[i] - p->zero);
-                    for (int32_t j = 0; j < columns; j++) sums[j] += x * (int16_t)(by[j] - q->zero);
-                }
-                for (int32_t j = 0; j < columns; j++)
-                    to[first + j] = code_of((float)sums[j] * multiplier, low, high, y->zero);
-            }
-        }
-    }
+    return (msq_product){
+        .batch = (int32_t)product(y, 0, y->rank - 2),
+        .m = y->shape[y->rank - 2],
+        .k = p->shape[p->rank - 1],
+        .n = y->shape[y->rank - 1],
+        .p_zero = p->zero,
+        .q_zero = q->zero,
+        .zero = y->zero,
+        .low = node->low,
+        .high = node->high,
+        .multiplier = p->scale * q->scale * node->factor / y->scale,
+    };
+}
+
+static msq_status matmul_needs(const msq_graph *graph, msq_node *node) {
+    const msq_product spec = product_of(graph, node);
+    const msq_status status = msq_matmul_workspace(&spec, graph->threads, &node->workspace_bytes);
+    return status ? msq_kernel_failed(node, status) : MSQ_OK;
+}
+
+static void run_matmul(const msq_graph *graph, msq_node *node) {
+    const msq_product spec = product_of(graph, node);
+    /* All that it could refuse was checked when the model was loaded. */
+    msq_matmul(&spec, (const int8_t *)msq_input_of(graph, node, 0)->data,
+               (const int8_t *)msq_input_of(graph, node, 1)->data, (int8_t *)msq_output_of(graph, node)->data,
+               node->scratch, node->workspace_bytes, graph->threads);
 }
 
 static msq_status read_softmax(msq_graph *graph, msq_node *node, int32_t json) {
@@ -355,14 +360,22 @@ static void run_softmax(const msq_graph *graph, msq_node *node) {
     const size_t n = (size_t)x->shape[x->rank - 1];
     const int8_t *from = (const int8_t *)x->data;
     int8_t *to = (int8_t *)y->data;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
+    const int32_t *exponentials = node->exponentials, zero = y->zero;
+    const float scale = y->scale;
+    const float low = (float)(node->low - zero), high = (float)(node->high - zero);
     for (size_t done = 0; done < x->count; done += n, from += n, to += n) {
         int8_t largest = -128;
         for (size_t i = 0; i < n; i++) largest = from[i] > largest ? from[i] : largest;
         int32_t total = 0;
-        for (size_t i = 0; i < n; i++) total += node->exponentials[largest - from[i]];
-        for (size_t i = 0; i < n; i++)
-            to[i] = code_of((float)node->exponentials[largest - from[i]] / (float)total / y->scale, low, high, y->zero);
+        for (size_t i = 0; i < n; i++) total += exponentials[largest - from[i]];
+        for (size_t first = 0, count; first < n; first += count) {
+            count = n - first < PIECE ? n - first : PIECE;
+            float shares[PIECE];
+            int8_t codes[PIECE];
+            for (size_t i = 0; i < count; i++) shares[i] = (float)exponentials[largest - from[first + i]];
+            for (size_t i = 0; i < count; i++) codes[i] = code_of(shares[i] / (float)total / scale, low, high, zero);
+            memcpy(to + first, codes, count);
+        }
     }
 }
 
@@ -385,44 +398,50 @@ static msq_status read_layer_norm(msq_graph *graph, msq_node *node, int32_t json
 
 static void run_layer_norm(const msq_graph *graph, msq_node *node) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
-    const int64_t n = x->shape[x->rank - 1];
+    const int32_t n = x->shape[x->rank - 1], zero = y->zero; /* n < 2^16: n · code fits */
     const int8_t *from = (const int8_t *)x->data;
     int8_t *to = (int8_t *)y->data;
-    const float low = (float)(node->low - y->zero), high = (float)(node->high - y->zero);
+    const float *gamma = node->gamma, *beta = node->beta, scale = y->scale;
+    const float low = (float)(node->low - zero), high = (float)(node->high - zero);
     for (size_t done = 0; done < x->count; done += (size_t)n, from += n, to += n) {
         int32_t total = 0, squares = 0;
-        for (int64_t i = 0; i < n; i++) {
+        for (int32_t i = 0; i < n; i++) {
             total += from[i];
             squares += from[i] * from[i];
         }
-        const int64_t variance = n * squares - (int64_t)total * total;
+        const int64_t variance = (int64_t)n * squares - (int64_t)total * total;
         const float deviation = sqrtf((float)variance + node->epsilon);
-        for (int64_t i = 0; i < n; i++) {
-            const float normal = (float)(n * from[i] - total) / deviation;
-            to[i] = code_of((normal * node->gamma[i] + node->beta[i]) / y->scale, low, high, y->zero);
+        for (int32_t first = 0, count; first < n; first += count) {
+            count = n - first < PIECE ? n - first : PIECE;
+            int8_t codes[PIECE];
+            for (int32_t i = 0; i < count; i++) {
+                const float normal = (float)(n * from[first + i] - total) / deviation;
+                codes[i] = code_of((normal * gamma[first + i] + beta[first + i]) / scale, low, high, zero);
+            }
+            memcpy(to + first, codes, (size_t)count);
         }
     }
 }
 
 static const msq_operation OPERATIONS[] = {
-    {"quantize", 1, read_quantize, run_quantize, false, false},
-    {"dequantize", 1, read_dequantize, run_dequantize, false, false},
-    {"conv2d", 1, msq_read_conv2d, msq_run_layer, false, false},
-    {"linear", 1, msq_read_linear, msq_run_layer, false, false},
-    {"add", 2, read_arithmetic, run_add, false, true},
-    {"average_pool", 1, read_average_pool, run_average_pool, false, false},
-    {"lookup", 1, read_lookup, run_lookup, false, true},
-    {"multiply", 2, read_arithmetic, run_multiply, false, true},
-    {"max_pool", 1, read_max_pool, run_max_pool, false, false},
-    {"flatten", 1, read_view, run_nothing, true, false},
-    {"matmul", 2, read_matmul, run_matmul, false, false},
-    {"softmax", 1, read_softmax, run_softmax, false, true},
-    {"layer_norm", 1, read_layer_norm, run_layer_norm, false, true},
-    {"reshape", 1, read_view, run_nothing, true, false},
-    {"transpose", 1, read_transpose, run_transpose, false, false},
-    {"concat", -1, read_concat, run_concat, false, false},
-    {"slice", 1, read_slice, run_slice, false, false},
-    {"constant", 0, read_constant, run_nothing, false, false},
+    {"quantize", 1, read_quantize, run_quantize, NULL, false, false},
+    {"dequantize", 1, read_dequantize, run_dequantize, NULL, false, false},
+    {"conv2d", 1, msq_read_conv2d, msq_run_layer, msq_layer_needs, false, false},
+    {"linear", 1, msq_read_linear, msq_run_layer, msq_layer_needs, false, false},
+    {"add", 2, read_arithmetic, run_add, NULL, false, true},
+    {"average_pool", 1, read_average_pool, run_average_pool, NULL, false, false},
+    {"lookup", 1, read_lookup, run_lookup, NULL, false, true},
+    {"multiply", 2, read_arithmetic, run_multiply, NULL, false, true},
+    {"max_pool", 1, read_max_pool, run_max_pool, NULL, false, false},
+    {"flatten", 1, read_view, run_nothing, NULL, true, false},
+    {"matmul", 2, read_matmul, run_matmul, matmul_needs, false, false},
+    {"softmax", 1, read_softmax, run_softmax, NULL, false, true},
+    {"layer_norm", 1, read_layer_norm, run_layer_norm, NULL, false, true},
+    {"reshape", 1, read_view, run_nothing, NULL, true, false},
+    {"transpose", 1, read_transpose, run_transpose, NULL, false, false},
+    {"concat", -1, read_concat, run_concat, NULL, false, false},
+    {"slice", 1, read_slice, run_slice, NULL, false, false},
+    {"constant", 0, read_constant, run_nothing, NULL, false, false},
 };
 
 const msq_operation *msq_operation_named(const char *kind, size_t size) {

@@ -29,7 +29,7 @@ msq_status msq_read_conv2d(msq_graph *graph, msq_node *node, int32_t json);
 msq_status msq_read_linear(msq_graph *graph, msq_node *node, int32_t json);
 void msq_run_layer(const msq_graph *graph, msq_node *node);
 
-/* Work out a layer's workspace and its addition, when all nodes and the threads are known. */
+/* A layer's workspace, and its addition. */
 msq_status msq_layer_needs(const msq_graph *graph, msq_node *node);
 
 #endif

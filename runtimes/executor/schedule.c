@@ -17,6 +17,7 @@ static void fuse(msq_graph *graph, int32_t index) {
         if (input->uses > 1 || add->inputs[i] == graph->output || residual->producer >= layer) continue;
         /* Where one of them is repeated, a layer would make too little. */
         if (input->count != sum->count || residual->count != sum->count) continue;
+        if (input->scale / sum->scale > MSQ_MOST_RATIO || residual->scale / sum->scale > MSQ_MOST_RATIO) continue;
         best = layer;
         other = add->inputs[1 - i];
     }
@@ -93,7 +94,7 @@ msq_status msq_schedule(msq_graph *graph, bool is_fused) {
     for (int32_t i = 0; i < graph->node_count; i++) {
         msq_node *node = &graph->nodes[i];
         if (node->done_by >= 0) continue;
-        const msq_status status = node->layer ? msq_layer_needs(graph, node) : MSQ_OK;
+        const msq_status status = node->operation->needs ? node->operation->needs(graph, node) : MSQ_OK;
         if (status) return status;
         assign(graph, node, i);
     }

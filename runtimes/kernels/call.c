@@ -32,19 +32,22 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
         return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height,
                         w->width);
 
-    /* Small maps are taken several images at a time, and pointwise layers do not know images. */
-    w->images = pointwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
+    /* Small maps are taken several images at a time; pointwise layers do not know images, depthwise ones stage lines. */
+    w->images = pointwise || depthwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
     if (w->images > call->batch) w->images = call->batch;
     w->rows = pixels * w->images;
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
-    /* Of a map that is walked in strides by single pixels, only those that are met need be flipped. */
-    const bool single = layer->taps == 1 && !padded, sparse = single && !pointwise && layer->tier->flip;
-    w->gathered = !depthwise && !w->realigned &&
-                  (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS || sparse);
+    w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
+     * only those that are met are flipped. Short ones that lie apart would take too many steps. */
+    const bool single = layer->taps == 1 && !padded;
+    w->copied = single && !depthwise && !w->gathered && !w->realigned && layer->tier->flip &&
+                (msq_is_one_piece(s) || s->inputs >= ATOM);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = depthwise || w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0);
+    w->staged = !depthwise && !w->copied &&
+                (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
     w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
@@ -71,16 +74,12 @@ msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t he
     return plan(&w, layer, &call, threads, bytes);
 }
 
-/* Part: one row of a padded image, over all staged images. */
-static void stage_row(void *context, int32_t part, int32_t thread) {
-    (void)thread;
-    msq_work *w = context;
+void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to) {
     const msq_layer_spec *s = &w->layer->spec;
     const msq_tier *tier = w->layer->tier;
     const uint8_t zero = (uint8_t)(s->input_zero ^ tier->flip);
-    const int32_t image = part / w->padded_height, y = part % w->padded_height - s->padding[0];
+    const int32_t y = line - s->padding[0];
     const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
-    uint8_t *to = w->stage + (size_t)part * (size_t)w->padded_width * wide;
     if (y < 0 || y >= w->call->height) {
         memset(to, zero, (size_t)w->padded_width * wide);
         return;
@@ -101,6 +100,14 @@ static void stage_row(void *context, int32_t part, int32_t thread) {
         }
     }
     memset(to, zero, (size_t)s->padding[3] * wide);
+}
+
+/* Part: one line of a padded image, over all staged images. */
+static void stage_part(void *context, int32_t part, int32_t thread) {
+    (void)thread;
+    msq_work *w = context;
+    const size_t bytes = (size_t)w->padded_width * (size_t)w->padded_channels;
+    msq_stage_line(w, part / w->padded_height, part % w->padded_height, w->stage + (size_t)part * bytes);
 }
 
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x) {
@@ -172,9 +179,12 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
         return msq_fail(MSQ_ALIGNMENT, "a workspace %d bytes behind a multiple of 64",
                         (int)((uintptr_t)call->workspace % ATOM));
     const msq_residual *r = call->residual;
-    if (r && (r->values == NULL || !msq_is_ratio(r->ratio) || !msq_is_ratio(r->residual_ratio) || !msq_is_code(r->zero) ||
-              !msq_is_code(r->sum_zero) || !msq_is_code(r->low) || !msq_is_code(r->high)))
-        return msq_fail(MSQ_INVALID, "a residual addition whose ratios, zero points or limits cannot be");
+    if (r && !(r->ratio >= 0 && r->ratio <= MSQ_MOST_RATIO && r->residual_ratio >= 0 && r->residual_ratio <= MSQ_MOST_RATIO))
+        return msq_fail(MSQ_INVALID, "a residual addition by ratios of %g and %g; they lie in 0..2^22",
+                        (double)r->ratio, (double)r->residual_ratio);
+    if (r && (r->values == NULL || !msq_is_code(r->zero) || !msq_is_code(r->sum_zero) || !msq_is_code(r->low) ||
+              !msq_is_code(r->high)))
+        return msq_fail(MSQ_INVALID, "a residual addition whose values, zero points or limits cannot be");
     const int64_t pixels = (int64_t)w.height * w.width;
     if (layer->grid.bits == 0) {
         msq_share(threads, (int32_t)(pixels * call->batch), write_bias, &w);
@@ -187,8 +197,8 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
         w.rows = pixels * w.images;
         w.source = w.staged ? w.stage : (const uint8_t *)call->x + (size_t)w.image * image;
         if (w.staged)
-            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images, stage_row,
-                      &w);
+            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images,
+                      stage_part, &w);
         if (layer->spec.depthwise)
             msq_run_depthwise(&w, threads);
         else

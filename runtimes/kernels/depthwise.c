@@ -1,7 +1,14 @@
 /* Depthwise layers: a window slides along the lines of y. */
 #include "layer.h"
 
-static msq_window window_of(const msq_work *w) {
+enum {
+    COLUMNS = 16,           /* pixels whose sums are kept before they are requantized together */
+    BLOCK_CHANNELS = 256,   /* of them: their sums stay in the first cache */
+    STAGED_BYTES = 1 << 18, /* of padded lines: they stay in the second */
+};
+
+/* The window over a block's channels. */
+static msq_window window_of(const msq_work *w, int32_t channels) {
     const msq_layer_spec *s = &w->layer->spec;
     return (msq_window){
         .height = s->kernel[0],
@@ -9,46 +16,100 @@ static msq_window window_of(const msq_work *w) {
         .stride = s->stride[1],
         .dilation = s->dilation[1],
         .down = (ptrdiff_t)s->dilation[0] * w->padded_width * w->padded_channels,
-        .channels = w->padded_channels,
+        .pixel = w->padded_channels,
+        .channels = channels,
     };
 }
 
+/* Lines of the padded map that so many of y read. */
+static int32_t lines_of(const msq_work *w, int32_t lines) {
+    const msq_layer_spec *s = &w->layer->spec;
+    return (lines - 1) * s->stride[0] + (s->kernel[0] - 1) * s->dilation[0] + 1;
+}
+
+/* What a thread has of its own. */
+typedef struct {
+    int8_t *weights, *flat; /* as they are arranged, and unpacked */
+    int32_t *sums;
+    uint8_t *lines;
+} lane;
+
+/* Lay a thread's things out from `base`, and return the bytes of them. */
+static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
+    const msq_window all = window_of(w, w->padded_channels);
+    /* What is read beyond the weights' end belongs to them. */
+    const size_t flat = msq_rounded((size_t)w->layer->taps * (size_t)w->layer->spec.outputs, ATOM) + ATOM;
+    const size_t sums = COLUMNS * BLOCK_CHANNELS * sizeof *own->sums;
+    const size_t weights = msq_rounded(msq_window_weights(&all), ATOM);
+    const size_t lines = (size_t)lines_of(w, w->slice) * (size_t)w->padded_width * (size_t)w->padded_channels;
+    if (base)
+        *own = (lane){
+            .weights = (int8_t *)base,
+            .flat = (int8_t *)base + weights,
+            .sums = (int32_t *)(base + weights + flat),
+            .lines = base + weights + flat + sums,
+        };
+    return weights + flat + sums + msq_rounded(lines, ATOM);
+}
+
 void msq_plan_depthwise(msq_work *w, int32_t threads) {
-    const msq_layer *layer = w->layer;
-    const msq_window window = window_of(w);
-    const size_t wide = (size_t)w->padded_channels;
-    /* The weights as they are unpacked, with what is read beyond their end, and the sums share their room. */
-    const size_t flat = msq_rounded((size_t)layer->taps * (size_t)layer->spec.outputs, ATOM) + ATOM;
-    const size_t sums = COLUMNS * wide * sizeof(int32_t);
-    w->thread_bytes = msq_rounded(msq_window_weights(&window), ATOM) + msq_rounded(flat > sums ? flat : sums, ATOM);
+    const int64_t line = (int64_t)w->padded_width * w->padded_channels;
+    w->slice = 1;
+    while (w->slice < w->height && lines_of(w, w->slice + 1) * line <= STAGED_BYTES) w->slice++;
+    w->thread_bytes = lay_lane(w, NULL, NULL);
     w->line_parts = threads;
 }
 
-/* Part: a share of the rows of y of a depthwise layer, over all staged images. */
+/* The window over the channels from c on, and how many outputs they are. */
+static msq_window block_at(const msq_work *w, int32_t c, int32_t *outputs) {
+    const int32_t left = w->layer->spec.outputs - c, channels = w->padded_channels - c;
+    *outputs = left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
+    return window_of(w, channels < BLOCK_CHANNELS ? channels : BLOCK_CHANNELS);
+}
+
+/* Pixels of a line of y whose window begins at `x`; `row` is the first one's number among all pixels. */
+static void slide(const msq_work *w, const lane *own, const uint8_t *x, int64_t row, int32_t columns) {
+    const msq_layer *layer = w->layer;
+    const int8_t *weights = own->weights;
+    for (int32_t c = 0, outputs; c < layer->spec.outputs; c += BLOCK_CHANNELS) {
+        const msq_window window = block_at(w, c, &outputs);
+        msq_epilogue e = msq_epilogue_of(w, c);
+        layer->tier->depthwise(&layer->grid, &window, columns, x + c, weights, own->sums);
+        msq_finish(w, &e, own->sums, window.channels, row, columns, c, outputs);
+        weights += msq_window_weights(&window);
+    }
+}
+
+/* Part: a share of the lines of y, over all images. A slice of them at a time, the lines that it reads are staged. */
 static void slide_part(void *context, int32_t part, int32_t thread) {
     msq_work *w = context;
     const msq_layer *layer = w->layer;
     const msq_layer_spec *s = &layer->spec;
-    const msq_window window = window_of(w);
-    const size_t channels = (size_t)w->padded_channels;
-    uint8_t *own = w->scratch + (size_t)thread * w->thread_bytes;
-    int8_t *weights = (int8_t *)own;
-    own += msq_rounded(msq_window_weights(&window), ATOM);
-    int8_t *flat = (int8_t *)own;
-    int32_t *sums = (int32_t *)own; /* once the weights are arranged */
-
-    layer->tier->unpack(&layer->grid, s->packed, 0, msq_ceil((int64_t)layer->taps * s->outputs, ATOM), flat, ATOM);
-    layer->tier->arrange(&window, (uint8_t *)flat, (size_t)s->outputs, weights);
-
+    lane own;
+    lay_lane(w, w->scratch + (size_t)thread * w->thread_bytes, &own);
+    layer->tier->unpack(&layer->grid, s->packed, 0, msq_ceil((int64_t)layer->taps * s->outputs, ATOM), own.flat, ATOM);
+    int8_t *weights = own.weights;
+    for (int32_t c = 0, outputs; c < s->outputs; c += BLOCK_CHANNELS) {
+        const msq_window window = block_at(w, c, &outputs);
+        layer->tier->arrange(&window, (uint8_t *)own.flat + c, (size_t)s->outputs, weights);
+        weights += msq_window_weights(&window);
+    }
+    const size_t pixel = (size_t)w->padded_channels, line = (size_t)w->padded_width * pixel;
     const int32_t lines = w->height * w->images, per_part = msq_ceil(lines, w->line_parts);
     const int32_t end = (part + 1) * per_part < lines ? (part + 1) * per_part : lines;
-    msq_epilogue e = msq_epilogue_of(w, 0);
-    for (int32_t line = part * per_part; line < end; line++) {
-        for (int32_t column = 0, columns; column < w->width; column += columns) {
-            columns = w->width - column < COLUMNS ? w->width - column : COLUMNS;
-            const uint8_t *from = msq_field(w, line / w->height, line % w->height, column);
-            layer->tier->depthwise(&layer->grid, &window, columns, from, weights, sums);
-            msq_finish(w, &e, sums, (int32_t)channels, (int64_t)line * w->width + column, columns, 0, s->outputs);
+    for (int32_t first = part * per_part, count; first < end; first += count) {
+        const int32_t image = first / w->height, y = first % w->height;
+        count = end - first < w->slice ? end - first : w->slice;
+        if (count > w->height - y) count = w->height - y;
+        const int32_t read = lines_of(w, count);
+        for (int32_t i = 0; i < read; i++)
+            msq_stage_line(w, image, y * s->stride[0] + i, own.lines + (size_t)i * line);
+        for (int32_t i = 0; i < count; i++) {
+            const uint8_t *x = own.lines + (size_t)(i * s->stride[0]) * line;
+            const size_t step = (size_t)s->stride[1] * pixel;
+            for (int32_t column = 0; column < w->width; column += COLUMNS, x += COLUMNS * step)
+                slide(w, &own, x, (int64_t)(first + i) * w->width + column,
+                      w->width - column < COLUMNS ? w->width - column : COLUMNS);
         }
     }
 }

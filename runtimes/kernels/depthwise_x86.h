@@ -2,7 +2,8 @@
  *
  * The bytes of four lines are brought side by side, channel by channel, once for every column of x; an output then
  * takes the columns of its window. Unpacking works within the 128-bit parts of a register, so the loads deal out
- * channels by fours to the parts: register j of four then holds the j-th quarter of the channels in their order.
+ * channels by fours to the parts: register j of four then holds the j-th quarter of the channels in their order. A window
+ * of 3 × 3 that moves by one or two holds its sums in registers; of others, columns are held in memory.
  */
 #include <immintrin.h>
 
@@ -55,40 +56,88 @@ static inline bool is_held(const msq_window *w) {
         } \
     } \
     static inline __attribute__((always_inline)) void NAME##_of( \
-        const int height, const int width, const bool few, const msq_window *w, int32_t columns, const uint8_t *x, \
-        const int8_t *weights, const bool wide, int32_t *sums) { \
+        const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights, const bool wide, \
+        int32_t *sums) { \
         (void)wide; \
-        const int quads = (height + 3) / 4; \
-        VEC8 kept[12]; /* weights of a window of 3 stay in registers */ \
-        if (few) memcpy(kept, weights, sizeof kept); \
+        const int height = w->height, width = w->width, quads = (height + 3) / 4; \
         VEC8 held[SLOTS * MOST_QUADS * 4]; \
         const int32_t reach = (width - 1) * w->dilation + 1, most = (SLOTS - reach) / w->stride + 1; \
         for (int32_t done = 0, now; done < columns; done += now) { \
             now = columns - done < most ? columns - done : most; \
             const int32_t slots = (now - 1) * w->stride + reach; \
-            for (int32_t slot = 0; slot < slots; slot++, x += w->channels) \
+            for (int32_t slot = 0; slot < slots; slot++, x += w->pixel) \
                 for (int q = 0; q < quads; q++) \
                     NAME##_side_by_side(x + 4 * q * w->down, w->down, height - 4 * q, held + (slot * quads + q) * 4); \
-            x += (ptrdiff_t)(now * w->stride - slots) * w->channels; \
+            x += (ptrdiff_t)(now * w->stride - slots) * w->pixel; \
             for (int32_t column = 0; column < now; column++, sums += w->channels) { \
                 VEC8 s[4]; \
                 memset(s, 0, sizeof s); \
                 for (int i = 0; i < width * quads; i++) { \
                     const VEC8 *in = held + ((column * w->stride + i / quads * w->dilation) * quads + i % quads) * 4; \
                     VEC8 by[4]; \
-                    memcpy(by, few ? (const int8_t *)(kept + 4 * i) : weights + 64 * PARTS * i, sizeof by); \
+                    memcpy(by, weights + 64 * PARTS * i, sizeof by); \
                     for (int j = 0; j < 4; j++) s[j] = SUM4(s[j], in[j], by[j]); \
                 } \
                 memcpy(sums, s, sizeof s); \
             } \
         } \
     } \
+    /* sums + the products of three lines of a column by a column of weights. */ \
+    static inline __attribute__((always_inline)) void NAME##_add(const VEC8 *sums, const VEC8 *in, \
+                                                                 const int8_t *weights, const bool wide, VEC8 *out) { \
+        (void)wide; \
+        for (int j = 0; j < 4; j++) { \
+            VEC8 by, sum; \
+            memcpy(&by, weights + 16 * PARTS * j, sizeof by); \
+            if (sums) \
+                sum = sums[j]; \
+            else \
+                memset(&sum, 0, sizeof sum); \
+            out[j] = SUM4(sum, in[j], by); \
+        } \
+    } \
+    /* A window of 3 × 3: a column is multiplied at once for every output that it takes part in. */ \
+    static inline __attribute__((always_inline)) void NAME##_slid(const int stride, const msq_window *w, \
+                                                                  int32_t columns, const uint8_t *x, \
+                                                                  const int8_t *weights, const bool wide, \
+                                                                  int32_t *sums) { \
+        VEC8 in[4], this[4], next[4], kept[12]; \
+        memcpy(kept, weights, sizeof kept); \
+        const int8_t *const by = (const int8_t *)kept; \
+        const ptrdiff_t pixel = w->pixel, down = w->down; \
+        const int32_t channels = w->channels, step = 64 * PARTS; \
+        NAME##_side_by_side(x, down, 3, in); \
+        NAME##_add(NULL, in, by, wide, this); \
+        if (stride == 1) { \
+            x += pixel; \
+            NAME##_side_by_side(x, down, 3, in); \
+            NAME##_add(this, in, by + step, wide, this); \
+            NAME##_add(NULL, in, by, wide, next); \
+        } \
+        for (; columns > 0; columns--, sums += channels) { \
+            if (stride == 2) { \
+                x += pixel; \
+                NAME##_side_by_side(x, down, 3, in); \
+                NAME##_add(this, in, by + step, wide, this); \
+            } \
+            x += pixel; \
+            NAME##_side_by_side(x, down, 3, in); \
+            NAME##_add(this, in, by + 2 * step, wide, this); \
+            memcpy(sums, this, sizeof this); \
+            if (stride == 1) \
+                NAME##_add(next, in, by + step, wide, this); \
+            NAME##_add(NULL, in, by, wide, stride == 1 ? next : this); \
+        } \
+    } \
     static inline __attribute__((always_inline)) void NAME(const msq_window *w, int32_t columns, const uint8_t *x, \
                                                            const int8_t *weights, const bool wide, int32_t *sums) { \
-        if (w->height == 3 && w->width == 3) \
-            NAME##_of(3, 3, true, w, columns, x, weights, wide, sums); \
+        const bool is_slid = w->height == 3 && w->width == 3 && w->dilation == 1; \
+        if (is_slid && w->stride == 1) \
+            NAME##_slid(1, w, columns, x, weights, wide, sums); \
+        else if (is_slid && w->stride == 2) \
+            NAME##_slid(2, w, columns, x, weights, wide, sums); \
         else \
-            NAME##_of(w->height, w->width, false, w, columns, x, weights, wide, sums); \
+            NAME##_of(w, columns, x, weights, wide, sums); \
     }
 
 #ifdef TIER_CARES_FOR_WIDE

@@ -20,7 +20,6 @@ enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
-    COLUMNS = 16,       /* pixels of a depthwise layer whose sums are kept before they are requantized together */
 };
 
 /* One call. A row is a pixel of y. */
@@ -31,6 +30,7 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool copied;    /* a chunk's rows are, flipped: single pixels */
     bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */
@@ -38,6 +38,7 @@ typedef struct {
     size_t thread_bytes; /* of scratch, for every thread */
     /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
+    int32_t slice; /* lines of y of a depthwise layer whose input is staged at once */
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
 } msq_work;
@@ -49,8 +50,14 @@ static inline int32_t msq_ceil(int64_t size, int32_t by) { return (int32_t)((siz
 /* Whether rows are pixels of x as they lie. */
 bool msq_is_pointwise(const msq_layer_spec *spec);
 
+/* Whether they follow one another. */
+static inline bool msq_is_one_piece(const msq_layer_spec *s) { return msq_is_pointwise(s) && s->groups == 1; }
+
 /* Whether the pixels of a line of taps follow one another. */
 static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
+
+/* Copy a line of a padded image: flipped, with its padding. */
+void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to);
 
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);

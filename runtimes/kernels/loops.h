@@ -243,13 +243,13 @@ INLINE void plain_arrange(const msq_window *w, const uint8_t *flat, size_t step,
 INLINE void plain_depthwise(const msq_window *w, int32_t columns, const uint8_t *x, const int8_t *weights,
                             int32_t *sums) {
     const int32_t channels = w->channels;
-    for (; columns > 0; columns--, x += (ptrdiff_t)w->stride * channels, sums += channels) {
+    for (; columns > 0; columns--, x += w->stride * w->pixel, sums += channels) {
         for (int32_t c = 0; c < channels; c += PANEL) {
             int32_t sum[PANEL] = {0};
             const int8_t *by = weights + c;
             for (int32_t up = 0; up < w->height; up++) {
                 const INPUT *in = (const INPUT *)(x + up * w->down) + c;
-                const ptrdiff_t apart = (ptrdiff_t)w->dilation * channels;
+                const ptrdiff_t apart = w->dilation * w->pixel;
                 for (int32_t along = 0; along < w->width; along++, in += apart, by += channels)
                     for (int i = 0; i < PANEL; i++) sum[i] += (int16_t)(in[i] * by[i]);
             }
@@ -399,6 +399,12 @@ static void quantize(size_t count, const float *x, float scale, int32_t zero, in
         y[i] = (int8_t)((int32_t)__builtin_rintf(within(x[i] / scale, least, most)) + zero);
 }
 
-static void maximum(size_t count, const int8_t *x, int8_t *y) {
-    for (size_t i = 0; i < count; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+static void maximum(int32_t rows, size_t count, const int8_t *restrict x, size_t x_step, int8_t *restrict y,
+                    size_t y_step) {
+    for (; rows > 0; rows--, x += x_step, y += y_step) {
+        size_t i = 0;
+        for (; i + ATOM <= count; i += ATOM) /* a loop whose length the compiler knows */
+            for (size_t k = i; k < i + ATOM; k++) y[k] = x[k] > y[k] ? x[k] : y[k];
+        for (; i < count; i++) y[i] = x[i] > y[i] ? x[i] : y[i];
+    }
 }

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define MSQ_KERNELS_ABI 2
+#define MSQ_KERNELS_ABI 3
 
 #if defined(_WIN32)
 #define MSQ_API __declspec(dllexport)
@@ -61,7 +61,9 @@ typedef struct {
 } msq_layer_spec;
 
 /* A residual addition on the layer's result: clamp(rint(float(y − output_zero) · ratio) + rint(float(r − zero) ·
- * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. Ratios lie in 0..2^100. */
+ * residual_ratio) + sum_zero), both rounded to the sum's grid as the integer model's add. The ratios are at most
+ * MSQ_MOST_RATIO, so that int32 holds both. */
+#define MSQ_MOST_RATIO 0x1p22f
 typedef struct {
     const int8_t *values; /* r, the shape of y */
     float ratio, residual_ratio;
@@ -130,6 +132,22 @@ MSQ_API msq_status msq_add(const msq_arithmetic *a, size_t count, const int8_t *
                            int32_t q_step, int8_t *y);
 MSQ_API msq_status msq_multiply(const msq_arithmetic *a, size_t count, const int8_t *p, int32_t p_step, const int8_t *q,
                                 int32_t q_step, int8_t *y);
+
+/* Product of two tensors of codes, (batch, m, k) · (batch, k, n) → (batch, m, n):
+ *
+ *     y = clamp(rint(float(Σ (p − p_zero) · (q − q_zero)) · multiplier) + zero) */
+typedef struct {
+    int32_t batch, m, k, n; /* from 1 to 2^24; k to 33025, which int32 can sum */
+    int32_t p_zero, q_zero, zero, low, high;
+    float multiplier;
+} msq_product;
+
+/* Bytes of workspace that a product needs, with so many threads, on the tier in use. */
+MSQ_API msq_status msq_matmul_workspace(const msq_product *spec, const msq_threads *threads, size_t *bytes);
+
+/* workspace: 64-byte aligned, used by this call alone. threads: a pool, or NULL for the calling thread alone. */
+MSQ_API msq_status msq_matmul(const msq_product *spec, const int8_t *p, const int8_t *q, int8_t *y, void *workspace,
+                              size_t workspace_bytes, msq_threads *threads);
 
 /* y[i] = table[x[i] + 128] */
 MSQ_API void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *y);

@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void add_taps(const int taps, const
 static inline __attribute__((always_inline)) void slide_over(const int height, const int width, const bool wide,
                                                              const msq_window *w, int32_t columns, const uint8_t *x,
                                                              const int8_t *restrict weights, int32_t *restrict sums) {
-    const ptrdiff_t channels = w->channels, apart = w->dilation * channels, next = w->stride * channels, down = w->down;
+    const ptrdiff_t channels = w->channels, apart = w->dilation * w->pixel, next = w->stride * w->pixel, down = w->down;
     /* Three products of |w| ≤ 64 fit 16 bits. */
     const int together = wide ? 1 : 3;
     for (ptrdiff_t c = 0; c < channels; c += 16) {
@@ -153,35 +153,42 @@ static inline __attribute__((always_inline)) int8x16_t codes_of(const float32x4_
     return vminq_s8(vmaxq_s8(vqmovn_high_s16(vqmovn_s16(half[0]), half[1]), low), high);
 }
 
-static inline __attribute__((always_inline)) void requantize_by(const bool adds, const int32_t *sums, size_t sums_step,
-                                                                int32_t rows, int32_t count, const msq_epilogue *e,
-                                                                int8_t *y, size_t step) {
+/* Up to 16 outputs of every row, `whole` where they are 16. */
+static inline __attribute__((always_inline)) void requantize_panel(const bool adds, const bool whole, const int32_t *sum,
+                                                                   size_t sums_step, int32_t rows, size_t width,
+                                                                   const msq_epilogue *e, size_t at, int8_t *y,
+                                                                   size_t step) {
     const int32_t offset = adds ? e->sum_zero : e->zero;
     const int16x8_t zero = vdupq_n_s16((int16_t)offset);
     const int8x16_t low = vdupq_n_s8((int8_t)(adds ? e->sum_low : (int32_t)e->low + offset));
     const int8x16_t high = vdupq_n_s8((int8_t)(adds ? e->sum_high : (int32_t)e->high + offset));
-    for (int32_t n = 0; n < count; n += PANEL) {
-        const size_t width = (size_t)(count - n < PANEL ? count - n : PANEL);
-        int32x4_t bias[4];
-        float32x4_t multiplier[4];
-        memcpy(bias, e->bias + n, sizeof bias);
-        memcpy(multiplier, e->multiplier + n, sizeof multiplier);
-        const int32_t *sum = sums + n;
-        size_t at = (size_t)n;
-        for (int32_t left = rows; left != 0; left--, sum += sums_step, at += step) {
-            const int8_t *values = adds ? e->values + at : NULL;
-            int8_t others[PANEL] = {0};
-            if (adds && width < PANEL) values = memcpy(others, values, width);
-            float32x4_t value[4];
-            for (int i = 0; i < 4; i++) {
-                value[i] = vmulq_f32(vcvtq_f32_s32(ADD(LOAD(sum + i * LANES), bias[i])), multiplier[i]);
-                if (adds) value[i] = added(value[i], values + i * 4, e);
-            }
-            const int8x16_t codes = codes_of(value, zero, low, high);
-            if (width == PANEL)
-                vst1q_s8(y + at, codes);
-            else
-                memcpy(y + at, &codes, width);
+    int32x4_t bias[4];
+    float32x4_t multiplier[4];
+    memcpy(bias, e->bias + at, sizeof bias);
+    memcpy(multiplier, e->multiplier + at, sizeof multiplier);
+    int8_t others[PANEL] = {0};
+    for (; rows != 0; rows--, sum += sums_step, at += step) {
+        const int8_t *values = adds ? e->values + at : NULL;
+        if (adds && !whole) values = memcpy(others, values, width);
+        float32x4_t value[4];
+        for (int i = 0; i < 4; i++) {
+            value[i] = vmulq_f32(vcvtq_f32_s32(ADD(LOAD(sum + i * LANES), bias[i])), multiplier[i]);
+            if (adds) value[i] = added(value[i], values + i * 4, e);
         }
+        const int8x16_t codes = codes_of(value, zero, low, high);
+        if (whole)
+            vst1q_s8(y + at, codes);
+        else
+            memcpy(y + at, &codes, width);
     }
+}
+
+static inline __attribute__((always_inline)) void requantize_by(const bool adds, const int32_t *sums, size_t sums_step,
+                                                                int32_t rows, int32_t count, const msq_epilogue *e,
+                                                                int8_t *y, size_t step) {
+    int32_t n = 0;
+    for (; n + PANEL <= count; n += PANEL)
+        requantize_panel(adds, true, sums + n, sums_step, rows, PANEL, e, (size_t)n, y, step);
+    if (n < count)
+        requantize_panel(adds, false, sums + n, sums_step, rows, (size_t)(count - n), e, (size_t)n, y, step);
 }

@@ -4,8 +4,8 @@
 #include "layer.h"
 
 enum {
-    CHUNK_ROWS = 384,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
-    ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles */
+    CHUNK_ROWS = 396,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles. Two of 396 are a map of 28 × 28 */
     FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
 
@@ -34,10 +34,10 @@ static size_t gathered_bytes(const msq_layer *layer) {
 
 /* Lay a thread's things out from `base`, and return the bytes of them. */
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
-    const size_t rows = (size_t)w->chunk_rows;
+    const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->layer->spec.inputs;
     const size_t sizes[] = {
         sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums,
-        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : 0,
+        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
         w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -123,12 +123,26 @@ static const uint8_t *gather(const msq_work *w, const uint8_t *from, uint8_t *to
     return row;
 }
 
+/* Copy a chunk's rows, at once where one follows the other. */
+static void copy_rows(const msq_work *w, const lane *own, int32_t count) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const size_t inputs = (size_t)s->inputs;
+    const bool is_one_piece = msq_is_one_piece(s);
+    if (is_one_piece) w->layer->tier->copy(own->x[0], (size_t)count * inputs, own->gathered);
+    for (int32_t row = 0; row < count; row++) {
+        uint8_t *to = own->gathered + (size_t)row * inputs;
+        if (!is_one_piece) w->layer->tier->copy(own->x[row], inputs, to);
+        own->x[row] = to;
+    }
+}
+
 /* Let a thread's x be the rows of a chunk of a group. */
 static void lay_rows(const msq_work *w, const lane *own, int32_t group, int32_t chunk, int32_t count) {
     const int64_t number = (int64_t)group * w->chunks + chunk;
     if (*own->chunk == number) return;
     *own->chunk = number;
     fields(w, (size_t)group * (size_t)w->layer->spec.inputs, (int64_t)chunk * w->chunk_rows, count, own->x);
+    if (w->copied) copy_rows(w, own, count);
     for (int32_t row = 0; w->gathered && row < count; row++)
         own->x[row] = gather(w, own->x[row], own->gathered + (size_t)row * gathered_bytes(w->layer));
 }
@@ -166,6 +180,13 @@ static int32_t next_runs(const msq_work *w, int32_t most, int32_t *run, int32_t 
     return count;
 }
 
+/* Which cache they are fetched into. What x86's instruction for the second one asked for was not there in time. */
+#if defined(__x86_64__)
+enum { CACHE = 3 /* the first */ };
+#else
+enum { CACHE = 2 };
+#endif
+
 /* Packed weights that are asked for while others are multiplied: `lines` of 64 bytes of each of some panels. */
 typedef struct {
     const uint8_t *at;
@@ -187,7 +208,7 @@ static ahead ahead_of(const msq_layer *layer, size_t first, int32_t groups, int3
 static void fetch(ahead *a, size_t lines) {
     while (lines > 0 && a->panels > 0) {
         const size_t now = lines < a->left ? lines : a->left;
-        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, 2);
+        for (size_t i = 0; i < now; i++) __builtin_prefetch(a->at + i * ATOM, 0, CACHE);
         a->at += now * ATOM;
         lines -= now;
         a->left -= now;
@@ -220,6 +241,12 @@ static void realign(const msq_work *w, const lane *own, size_t first, int8_t *we
     }
 }
 
+/* Rows of the next tile. The last one is not left with one or two, whose few sums wait for one another. */
+static int32_t rows_now(int32_t left, int32_t most) {
+    if (left <= most) return left;
+    return most > 4 && left - most < 3 ? most - 2 : most;
+}
+
 /* Rows first … first + rows − 1 by a set of panels. */
 static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
     const msq_layer *layer = w->layer;
@@ -243,7 +270,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
         for (int32_t row = 0, rows; row < all; row += rows) {
-            rows = all - row < most ? all - row : most;
+            rows = rows_now(all - row, most);
             fetch(&a, lines);
             /* Of a whole row's inputs at once, sums need not be kept: they stay in the first cache. */
             int32_t *const sums = own->sums + (last && before == 0 ? 0 : row) * panels * PANEL;

@@ -38,12 +38,13 @@ static inline __attribute__((always_inline)) msq_planes msq_planes_of(const int 
     return (msq_planes){first, second, rest - second};
 }
 
-/* The window of a depthwise layer on its padded map. */
+/* The window of a depthwise layer on its padded map, over some channels. */
 typedef struct {
     int32_t height, width;   /* taps */
     int32_t stride, dilation; /* along a line, in pixels */
     ptrdiff_t down;          /* bytes from a line of taps to the next */
-    int32_t channels;        /* a multiple of 16; bytes from pixel to pixel */
+    ptrdiff_t pixel;         /* bytes from pixel to pixel */
+    int32_t channels;        /* of them, a multiple of 16 */
 } msq_window;
 
 /* Bytes that weights take as a tier arranges them: lines by fours. */
@@ -114,8 +115,8 @@ typedef struct msq_tier {
     /* y = rint(x / scale) + zero, clamped to low..high. x holds no NaN. */
     void (*quantize)(size_t count, const float *x, float scale, int32_t zero, int32_t low, int32_t high, int8_t *y);
 
-    /* y = the larger one of x and y. */
-    void (*maximum)(size_t count, const int8_t *x, int8_t *y);
+    /* y = the larger one of x and y, in rows of count codes; steps: codes from row to row. */
+    void (*maximum)(int32_t rows, size_t count, const int8_t *x, size_t x_step, int8_t *y, size_t y_step);
 } msq_tier;
 
 extern const msq_tier msq_scalar;

@@ -20,7 +20,7 @@ def at_home(weight):
 
 def main() -> None:
     library = Kernels(Path("libmsq_kernels.so").resolve())
-    cases, arithmetic = pickle.loads(Path("cases.pickle").read_bytes())
+    cases, arithmetic, products = pickle.loads(Path("cases.pickle").read_bytes())
     threads = Threads(2, library)
     for tier in library.built_tiers():
         try:
@@ -40,6 +40,9 @@ def main() -> None:
         for node, operands, grids, out, wanted in arithmetic:
             if not np.array_equal(library.combine(node, *operands, grids, out), wanted):
                 sys.exit(f"{tier}: it differs: {node} of {[codes.size for codes in operands]}")
+        for node, p, q, grids, out, wanted in products:
+            if not np.array_equal(library.matmul(node, p, q, grids, out, threads), wanted):
+                sys.exit(f"{tier}: it differs: {node} of {p.shape} and {q.shape}")
         print(tier)
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from devices.profile import profile
 from devices.transports.emulator import Emulator
 from msq.errors import BundleError, DeviceError
-from msq.nodes import Add, Conv2d, Linear, Multiply, Tensor, Weight
+from msq.nodes import Add, Conv2d, Linear, MatMul, Multiply, Tensor, Weight
 from runtimes import reference
 from runtimes._kernels import KERNELS, Kernels, Layer, Threads, aligned, kernels
 
@@ -81,7 +81,8 @@ def layers(draw):
         groups = draw(st.integers(2, 4))
         inputs, outputs = draw(st.integers(1, 9)), groups * draw(st.integers(1, 20))
     else:
-        groups, inputs, outputs = 1, draw(st.sampled_from([1, 3, 4, 8, 12, 16, 30, 32, 64])), draw(st.integers(1, 140))
+        groups, inputs = 1, draw(st.sampled_from([1, 3, 4, 8, 12, 16, 30, 32, 64, 70]))
+        outputs = draw(st.integers(1, 140))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]))
     padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 2, 1)]))
@@ -198,6 +199,55 @@ def arithmetic() -> list:
     return found
 
 
+def matrix_products() -> list:
+    """Return products of matrices of codes, their corners too, with what the integer model makes of them."""
+    rng, found = np.random.default_rng(1), []
+    for batch, m, k, n in [(1, 1, 1, 1), (2, 7, 3, 17), (3, 13, 64, 64), (1, 30, 33, 70), (2, 50, 197, 130)]:
+        for corner in (False, True):
+            codes = (
+                (lambda *shape: rng.choice([-128, 127], shape)) if corner else (lambda *s: rng.integers(-128, 128, s))
+            )
+            p, q = codes(batch, m, k).astype(np.int8), codes(batch, k, n).astype(np.int8)
+            grids = tuple(
+                Tensor(
+                    name, codes.shape, "int8", float(np.float32(rng.uniform(0.01, 0.2))), int(rng.integers(-128, 128))
+                )
+                for name, codes in (("p", p), ("q", q))
+            )
+            grids = (grids[0], replace(grids[1], zero_point=0)) if m == 13 else grids
+            out = Tensor(
+                "y", (batch, m, n), "int8", float(np.float32(k * rng.uniform(0.01, 0.2))), int(rng.integers(-9, 9))
+            )
+            node = MatMul("matmul", ("p", "q"), "y", "", float(rng.uniform(0.1, 2)), (-128, int(rng.integers(90, 128))))
+            found.append((node, p, q, grids, out, reference._matmul(node, [p, q], list(grids), out)))
+    return found
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_products_of_matrices_are_the_oracle_s_and_touch_nothing_else(tier: str) -> None:
+    kernels().use_tier(tier)
+    for node, p, q, grids, out, wanted in matrix_products():
+        for count in (1, 2):
+            given_p, given_q, y = guarded(p.shape, np.int8), guarded(q.shape, np.int8), guarded(wanted.shape, np.int8)
+            given_p[:], given_q[:] = p, q
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("runtimes._kernels.aligned", lambda size: guarded((size,), np.uint8, 64))
+                kernels().matmul(node, given_p, given_q, grids, out, Threads(count), y)
+            assert np.array_equal(y, wanted), (node, p.shape, q.shape)
+    kernels().use_tier(None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "zero", "said"),
+    [(33026, 0, "1 matrices, 1 × 33026 by 33026 × 1"), (4, 200, "a zero point or a limit of 200")],
+)
+def test_products_that_cannot_be_summed_are_refused(inputs: int, zero: int, said: str) -> None:
+    p = np.zeros((1, 1, inputs), np.int8)
+    grid = Tensor("p", p.shape, "int8", 1.0, zero)
+    with pytest.raises(BundleError, match=said):
+        kernels().matmul(MatMul("m", ("p", "q"), "y", ""), p, p.reshape(1, -1, 1), (grid, grid), grid)
+
+
 @pytest.mark.parametrize("tier", tiers())
 def test_sums_and_products_of_tensors_are_the_oracle_s(tier: str) -> None:
     kernels().use_tier(tier)
@@ -218,7 +268,7 @@ def write_cases(folder: Path) -> None:
     for node, source, out, x, zero in [*examples(80), *corners()]:
         sums, y = expected(node, source, out, x)
         cases.append((node, source, out, x, sums, y, *residual(out, y, zero, len(cases))))
-    (folder / "cases.pickle").write_bytes(pickle.dumps((cases, arithmetic())))
+    (folder / "cases.pickle").write_bytes(pickle.dumps((cases, arithmetic(), matrix_products())))
 
 
 # No board of ours has the matrix instructions; a server's processor has.
@@ -250,13 +300,39 @@ def test_no_calculation_is_undefined(tmp_path: Path) -> None:
     assert done.stdout.split() == tiers()
 
 
+@pytest.mark.parametrize("tier", tiers())
 @given(case=layers(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
-def test_a_residual_addition_is_that_of_the_integer_model(case, seed):
+@settings(max_examples=40, deadline=None)
+def test_a_residual_addition_is_that_of_the_integer_model(tier, case, seed):
     node, source, out, x, zero = case
     added, wanted = residual(out, expected(node, source, out, x)[1], zero, seed)
-    found = Layer(node, source, out).run(x, residual=added)
-    assert np.array_equal(found, wanted)
+    kernels().use_tier(tier)
+    layer = Layer(node, source, out)
+    kernels().use_tier(None)
+    assert np.array_equal(layer.run(x, residual=added), wanted)
+
+
+@pytest.mark.parametrize("tier", tiers())
+@pytest.mark.parametrize(("grown", "fine"), [(1.0, True), (1.01, False)])
+def test_residual_additions_are_exact_up_to_the_largest_ratio_and_no_further(tier, grown, fine):
+    node, source, out = small()
+    x = np.random.default_rng(1).integers(-128, 128, (3, 8)).astype(np.int8)
+    y = expected(node, source, out, x)[1]
+    total = replace(out, scale=float(np.float32(out.scale / 2**22)))
+    other = replace(out, scale=float(np.float32(out.scale * grown)), zero_point=-128)
+    add = Add("add", ("y", "other"), "total", "")
+    # Of opposite signs, what is far beyond int8 cancels.
+    values = np.clip(-128 - y + np.random.default_rng(2).integers(-1, 2, y.shape), -128, 127).astype(np.int8)
+    kernels().use_tier(tier)
+    layer = Layer(node, source, out)
+    kernels().use_tier(None)
+    if not fine:
+        with pytest.raises(BundleError, match=r"in 0\.\.2\^22"):
+            layer.run(x, residual=(add, values, other, total))
+        return
+    wanted = reference._add(add, [y, values], [out, other], total)
+    assert np.array_equal(layer.run(x, residual=(add, values, other, total)), wanted)
+    assert np.unique(wanted).size > 2
 
 
 def guarded(shape: tuple[int, ...], dtype: type, alignment: int = 1) -> np.ndarray:
@@ -362,7 +438,7 @@ def test_a_tier_that_cannot_be_had_is_named_with_one_that_can(name):
 
 def test_a_library_of_another_interface_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("runtimes._kernels.ABI", 99)
-    with pytest.raises(DeviceError, match="interface version 2, wanted is 99"):
+    with pytest.raises(DeviceError, match="interface version 3, wanted is 99"):
         Kernels(kernels().path)
     (tmp_path / "no.so").write_bytes(b"no library")
     with pytest.raises(DeviceError, match="not the packed kernels"):

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtimes
+from export.elementwise import exponentials
 from msq.errors import BundleError, MsqError, UsageError
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
-from msq.nodes import Add, AveragePool, Conv2d, Dequantize, Flatten, Linear, MaxPool, Quantize, Tensor, Weight
+from msq.nodes import (
+    Add,
+    AveragePool,
+    Constant,
+    Conv2d,
+    Dequantize,
+    Flatten,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MaxPool,
+    Node,
+    Quantize,
+    Softmax,
+    Tensor,
+    Weight,
+)
 from runtimes._kernels import aligned, kernels
 from runtimes.native import ABI, LIBRARY_VARIABLE, NativeSession, _library, _Options
 
@@ -108,6 +126,81 @@ def test_every_tier_gives_the_oracle_s_tensors(bundle: Path, tier: str):
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
     np.testing.assert_array_equal(output, expected["y"])
+
+
+@st.composite
+def pools(draw):
+    """A max_pool, whose window may lie in the padding altogether, and its tensors."""
+    size = draw(st.tuples(*[st.integers(1, 9)] * 2))
+    padding = draw(st.tuples(*[st.integers(0, 3)] * 4))
+    stride = draw(st.tuples(*[st.integers(1, 4)] * 2))
+    room = [size[i] + padding[i] + padding[i + 2] for i in (0, 1)]
+    kernel = tuple(draw(st.integers(1, min(room[i], 5))) for i in (0, 1))
+    channels = draw(st.sampled_from([1, 3, 16, 64, 70, 200]))
+    out = [(room[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
+    grid = ("int8", 0.05, draw(st.integers(-128, 127)))
+    node = MaxPool("node", ("a",), "b", "", kernel, stride, padding)
+    return [node], [Tensor("a", (*size, channels), *grid), Tensor("b", (*out, channels), *grid)]
+
+
+@st.composite
+def products(draw):
+    """A matmul by a constant, and its tensors."""
+    leading = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
+    m, k, n = draw(st.tuples(st.integers(1, 30), st.integers(1, 70), st.integers(1, 150)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    zeros, corners = rng.integers(-128, 128, 3).tolist(), draw(st.booleans())
+    codes = (
+        rng.choice([-128, 127], (*leading, k, n)) if corners else rng.integers(-128, 128, (*leading, k, n))
+    ).astype(np.int8)
+    tensors = [
+        Tensor("a", (*leading, m, k), "int8", 0.05, zeros[0]),
+        Tensor("c", codes.shape, "int8", 0.1, zeros[1]),
+        Tensor("b", (*leading, m, n), "int8", float(np.float32(0.03 * k)), zeros[2]),
+    ]
+    factor, clamp = draw(st.floats(0.1, 2)), draw(st.sampled_from([(-128, 127), (-3, 100)]))
+    return [Constant("codes", (), "c", "", codes), MatMul("node", ("a", "c"), "b", "", factor, clamp)], tensors
+
+
+@st.composite
+def normalizations(draw):
+    """A softmax or a layer_norm, and its tensors."""
+    rows, n = draw(st.integers(1, 4)), draw(st.integers(1, 200))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    clamp = draw(st.sampled_from([(-128, 127), (-100, 50)]))
+    source = Tensor("a", (rows, n), "int8", float(np.float32(rng.uniform(0.01, 0.3))), int(rng.integers(-128, 128)))
+    if draw(st.booleans()):
+        out = Tensor("b", source.shape, "int8", float(np.float32(1 / 255)), -128)
+        node = Softmax("node", ("a",), "b", "", exponentials(source.scale, n), clamp)
+    else:
+        out = Tensor("b", source.shape, "int8", 0.02, int(rng.integers(-128, 128)))
+        gamma, beta = rng.normal(0, 1, (2, n)).astype(np.float32)
+        node = LayerNorm("node", ("a",), "b", "", gamma, beta, float(np.float32(rng.uniform(1e-3, 10))), clamp)
+    return [node], [source, out]
+
+
+@pytest.mark.parametrize("tier", tiers())
+@given(case=st.one_of(pools(), products(), normalizations()), seed=st.integers(0, 2**32 - 1), threads=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_operations_without_weights_are_the_oracle_s_on_every_tier(tier: str, case, seed: int, threads: int):
+    nodes: list[Node]
+    nodes, (a, *_, b) = case
+    whole = (
+        Quantize("first", ("x",), "a", ""),
+        *nodes,
+        Dequantize("last", ("b",), "y", ""),
+    )
+    tensors = [Tensor("x", a.shape, "float32"), *case[1], Tensor("y", b.shape, "float32")]
+    x = np.random.default_rng(seed).normal(0, 4, (2, *a.shape)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        IntegerModel({tensor.name: tensor for tensor in tensors}, whole, "x", "y").save(Path(folder))
+        expected = runtimes.adapter("reference").load(Path(folder), 1).run(x)
+        LIBRARY.msq_use_tier(tier.encode())
+        try:
+            found = native.load(Path(folder), threads).run(x)
+        finally:
+            LIBRARY.msq_use_tier(None)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_no_calculation_is_undefined():
