@@ -81,7 +81,8 @@ def layers(draw):
         groups = draw(st.integers(2, 4))
         inputs, outputs = draw(st.integers(1, 9)), groups * draw(st.integers(1, 20))
     else:
-        groups, inputs, outputs = 1, draw(st.sampled_from([1, 3, 4, 8, 12, 16, 30, 32, 64, 70])), draw(st.integers(1, 140))
+        groups, outputs = 1, draw(st.integers(1, 140))
+        inputs = draw(st.sampled_from([1, 3, 4, 8, 12, 16, 30, 32, 64, 70]))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]))
     padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 2, 1)]))
