@@ -125,8 +125,8 @@ INLINE __m512i codes_of(const bool adds, __m512i sums, __m512i bias, __m512 mult
                _mm512_cvtps_epi32(_mm512_mul_ps(centred, s->residual_ratio)));
 }
 
-/* Four registers of sums at a time: saturating packs do the clamp of what is far outside, and interleave the parts of the
- * registers, which the last permutation takes back. What is left goes by single registers. */
+/* Four registers of sums at a time: saturating packs do the clamp of what is far outside, and interleave the parts of
+ * the registers, which the last permutation takes back. What is left goes by single registers. */
 INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
                           const msq_epilogue *e, int8_t *y, size_t step) {
     const int32_t zero = adds ? e->sum_zero : e->zero;

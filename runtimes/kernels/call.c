@@ -32,7 +32,7 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
         return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height,
                         w->width);
 
-    /* Small maps are taken several images at a time; pointwise layers do not know images, depthwise ones stage lines. */
+    /* Small maps are taken several images at a time; pointwise layers know no images, depthwise ones stage lines. */
     w->images = pointwise || depthwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
     if (w->images > call->batch) w->images = call->batch;
     w->rows = pixels * w->images;

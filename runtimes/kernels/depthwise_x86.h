@@ -2,8 +2,8 @@
  *
  * The bytes of four lines are brought side by side, channel by channel, once for every column of x; an output then
  * takes the columns of its window. Unpacking works within the 128-bit parts of a register, so the loads deal out
- * channels by fours to the parts: register j of four then holds the j-th quarter of the channels in their order. A window
- * of 3 × 3 that moves by one or two holds its sums in registers; of others, columns are held in memory.
+ * channels by fours to the parts: register j of four then holds the j-th quarter of the channels in their order. A
+ * window of 3 × 3 that moves by one or two holds its sums in registers; of others, columns are held in memory.
  */
 #include <immintrin.h>
 

@@ -34,8 +34,8 @@ typedef struct {
 static size_t lay_lane(const work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->groups * GROUP;
     const size_t sizes[] = {
-        (size_t)w->groups * MAX_PANELS * ATOM, MOST_ROWS * TILE_OUTPUTS * sizeof *own->sums, rows * sizeof *own->row_bias,
-        (rows + 1) * sizeof *own->x, (rows + 1) * inputs,
+        (size_t)w->groups * MAX_PANELS * ATOM, MOST_ROWS * TILE_OUTPUTS * sizeof *own->sums,
+        rows * sizeof *own->row_bias, (rows + 1) * sizeof *own->x, (rows + 1) * inputs,
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
     size_t bytes = 0;
