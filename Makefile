@@ -26,6 +26,7 @@ CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
 BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
+SETTINGS    := $(MEASUREMENT:.json=.settings)
 PAGE        := $(RUN)/$(RUNTIME)/$(DEVICE).html
 
 # Code that an artefact depends on: its own stage's and the shared contracts, not the stages after it.
@@ -33,7 +34,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +70,11 @@ $(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
 
-$(MEASUREMENT): $(BUNDLE) $(call sources,devices) | $(SETUP)
+# What was asked for beside the names in the path: asked for otherwise, a device is measured anew.
+$(SETTINGS): FORCE
+	@mkdir -p $(@D) && echo "$(IMAGES) $(PROTOCOL)" | cmp -s - $@ || echo "$(IMAGES) $(PROTOCOL)" > $@
+
+$(MEASUREMENT): $(BUNDLE) $(SETTINGS) $(call sources,devices) | $(SETUP)
 	$(MSQ) measure $(<D) --evaluation $(RUN)/checkpoint/evaluation --device $(DEVICE) --runtime $(RUNTIME) \
 	    $(if $(IMAGES),--images $(IMAGES)) --protocol $(PROTOCOL) --out $@
 
