@@ -4,8 +4,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-
-enum { MOST_LISTED = 1024 };
+#include <unistd.h>
 
 void msq_say_string(const char *text) {
     putchar('"');
@@ -31,6 +30,13 @@ static bool read_line(char *text, int size, const char *format, int index) {
     return is_read;
 }
 
+/* Whether the system lists a processor, or a thermal zone, of that number. */
+static bool is_there(const char *format, int index) {
+    char path[128];
+    snprintf(path, sizeof path, format, index);
+    return access(path, F_OK) == 0;
+}
+
 static bool is_number(const char *text) {
     for (text += *text == '-'; isdigit((unsigned char)*text); text++)
         if (text[1] == 0) return true;
@@ -42,7 +48,7 @@ static void say_processors(const char *name, const char *file, bool are_numbers)
     char format[96], text[64];
     snprintf(format, sizeof format, "/sys/devices/system/cpu/cpu%%d/cpufreq/%s", file);
     printf("\"%s\": [", name);
-    for (int i = 0, said = 0; i < MOST_LISTED; i++) {
+    for (int i = 0, said = 0; is_there("/sys/devices/system/cpu/cpu%d", i); i++) {
         if (!read_line(text, sizeof text, format, i) || (are_numbers && !is_number(text))) continue;
         if (said++) printf(", ");
         if (are_numbers)
@@ -60,7 +66,7 @@ void msq_say_conditions(void) {
     say_processors("frequencies_khz", "scaling_cur_freq", true);
     say_processors("limits_khz", "scaling_max_freq", true);
     printf("\"temperatures\": {");
-    for (int i = 0, said = 0; i < MOST_LISTED; i++) {
+    for (int i = 0, said = 0; is_there("/sys/class/thermal/thermal_zone%d", i); i++) {
         if (!read_line(degrees, sizeof degrees, "/sys/class/thermal/thermal_zone%d/temp", i) || !is_number(degrees)) continue;
         if (!read_line(name, sizeof name, "/sys/class/thermal/thermal_zone%d/type", i))
             snprintf(name, sizeof name, "thermal_zone%d", i);
