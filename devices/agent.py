@@ -74,7 +74,7 @@ class Memory:
     """Of a process that loads the model and runs it on one image, in bytes; None where the kernel does not tell."""
 
     first_seconds: float
-    """From the start of the process to the first answer."""
+    """From the start of the process to the first answer, the check of the bundle's files included."""
     load_peak: int | None
     run_peak: int | None
     """The highest level once the model was loaded."""

@@ -39,6 +39,16 @@ def converse(
     return said
 
 
+def classes_to(pass_on: Callable[[list[int]], None]) -> Callable[[Message], None]:
+    """Return what `converse` calls as `hear`, so that the classes of images are passed on as they are told."""
+
+    def hear(message: Message) -> None:
+        if message.get("what") == "images":
+            pass_on(message["predictions"])
+
+    return hear
+
+
 def _message(line: str) -> Message:
     """Return the message that a line holds; empty for what a library printed."""
     if not line.startswith("{"):

@@ -78,6 +78,6 @@ def _memory(memory: Memory, kind: Kind) -> dict[str, Figure]:
         if value is not None
     }
     if kind is not Kind.EMULATED:
-        note = "from the start of the process to the first answer"
+        note = "from the start of the process to the first answer, the check of the bundle's files included"
         found["first_answer"] = Figure(value=memory.first_seconds, unit="seconds", kind=kind, n=1, note=note)
     return found

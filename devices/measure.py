@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -98,12 +99,10 @@ def measure(
         transport = agent.transport
         title = f"{facts.title}, {runtime}"
         pixels = np.asarray(pictures[chosen])
-        place, golden, predicted, latency, memory, doubts = _run(
-            agent, transport.engine, title, pixels, PROTOCOLS[protocol]
-        )
-        require_parity(golden, adapter.MODE, f"{facts.name}, {runtime}")
-        right = np.asarray(predicted) == labels[chosen]
-        host = _host_predictions(bundle, len(labels))
+        found = _run(agent, transport.engine, title, pixels, PROTOCOLS[protocol])
+        require_parity(found.golden, adapter.MODE, f"{facts.name}, {runtime}")
+        place, latency = found.place, found.latency
+        right = np.asarray(found.predicted) == labels[chosen]
         measurement = Measurement(
             manifest=manifest,
             manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
@@ -119,23 +118,13 @@ def measure(
                 threads=threads,
                 libraries=place.libraries,
             ),
-            parity=TensorParity(
-                tensors=len(golden.tensors),
-                values=golden.values,
-                equal_to_host=golden.equal_to_host,
-                equal_to_oracle=not golden.max_lsb_to_oracle,
-                max_lsb_to_oracle=golden.max_lsb_to_oracle,
-                differing=golden.differing,
-            ),
-            figures=figures(manifest, transport.engine, right, latency, memory, ESTIMATORS[protocol]),
-            predictions=tuple(
-                Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
-                for index, answer in zip(chosen, predicted, strict=True)
-            ),
+            parity=_parity(found.golden),
+            figures=figures(manifest, transport.engine, right, latency, found.memory, ESTIMATORS[protocol]),
+            predictions=_predictions(chosen, labels, found.predicted, _host_predictions(bundle, len(labels))),
             protocol=protocol if latency else None,
             latency_seconds=tuple(latency.seconds) if latency else (),
-            conditions=tuple(Conditions(**vars(found)) for found in (latency.before, latency.after)) if latency else (),
-            doubts=doubts,
+            conditions=tuple(Conditions(**vars(state)) for state in (latency.before, latency.after)) if latency else (),
+            doubts=found.doubts,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
         )
@@ -144,9 +133,19 @@ def measure(
     return measurement
 
 
-def _run(
-    agent: Agent, engine: Engine, title: str, images: NDArray[np.uint8], protocol: Protocol
-) -> tuple[Place, Golden, list[int], Latency | None, Memory | None, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Found:
+    """What an agent found; latency and memory only where they mean something."""
+
+    place: Place
+    golden: Golden
+    predicted: list[int]
+    latency: Latency | None
+    memory: Memory | None
+    doubts: tuple[str, ...]
+
+
+def _run(agent: Agent, engine: Engine, title: str, images: NDArray[np.uint8], protocol: Protocol) -> _Found:
     """Have an agent do all that means something on its device."""
     emulated = KIND[engine] is Kind.EMULATED
     # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
@@ -157,8 +156,28 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{title}: images", total=len(images))
-        found = dispatch(agent, images, runs, lambda count: progress.advance(task, count))
-    return *found, latency, memory, doubts
+        place, golden, predicted = dispatch(agent, images, runs, lambda count: progress.advance(task, count))
+    return _Found(place, golden, predicted, latency, memory, doubts)
+
+
+def _parity(golden: Golden) -> TensorParity:
+    return TensorParity(
+        tensors=len(golden.tensors),
+        values=golden.values,
+        equal_to_host=golden.equal_to_host,
+        equal_to_oracle=not golden.max_lsb_to_oracle,
+        max_lsb_to_oracle=golden.max_lsb_to_oracle,
+        differing=golden.differing,
+    )
+
+
+def _predictions(
+    chosen: NDArray[np.int64], labels: NDArray[np.int64], predicted: list[int], host: list[int] | None
+) -> tuple[Prediction, ...]:
+    return tuple(
+        Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
+        for index, answer in zip(chosen, predicted, strict=True)
+    )
 
 
 def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

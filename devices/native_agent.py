@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from devices.agent import SETTLING_RUNS, Latency, Memory, Place
 from devices.conditions import Conditions
-from devices.conversation import SILENCE, Message, converse
+from devices.conversation import SILENCE, Message, classes_to, converse
 from devices.golden import Golden, compare
 from devices.protocol import Protocol
 from devices.transport import Transport
@@ -84,12 +84,7 @@ class NativeAgent:
 
     def classify(self, number: int, images: NDArray[np.uint8], on_predictions: Callable[[list[int]], None]) -> None:
         """Classify images one by one; see devices.dispatch.Agent."""
-
-        def hear(message: Message) -> None:
-            if message.get("what") == "images":
-                on_predictions(message["predictions"])
-
-        self._start(f"classify-{number}", images, [], hear)
+        self._start(f"classify-{number}", images, [], classes_to(on_predictions))
 
     def _start(
         self,

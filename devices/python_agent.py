@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from devices.agent import Answer, Job, Latency, Memory, Place
-from devices.conversation import SILENCE, Message, converse
+from devices.conversation import SILENCE, Message, classes_to, converse
 from devices.golden import Golden
 from devices.protocol import Protocol
 from devices.transport import Transport
@@ -69,12 +69,7 @@ class PythonAgent:
     def classify(self, number: int, images: NDArray[np.uint8], on_predictions: Callable[[list[int]], None]) -> None:
         """Classify images; see devices.dispatch.Agent."""
         job = Job("bundle", self._runtime, self._threads, "classify", batch=BATCH)
-
-        def hear(message: Message) -> None:
-            if message.get("what") == "images":
-                on_predictions(message["predictions"])
-
-        self._do(f"classify-{number}", job, images, hear)
+        self._do(f"classify-{number}", job, images, classes_to(on_predictions))
 
     def _do(
         self,
