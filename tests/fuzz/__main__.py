@@ -85,9 +85,9 @@ def build(tools: Path, folder: Path, *options: str) -> Path:
 
 def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: Path) -> Figures:
     """Run a target in some processes, which share what they learn, until time is over or each has found a fault."""
-    found, learnt, logs = out / "findings", out / "corpus" / target, out / "logs"
-    inputs = [learnt, out / "seeds" / target, CORPUS / target]
-    for folder in (found, logs, *inputs[:2]):
+    found, logs = out / "findings", out / "logs"
+    learnt, seeded, kept = _inputs(target, out)
+    for folder in (found, logs, learnt, seeded):
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.glob(f"{target}-*"))
     options = {
@@ -99,7 +99,7 @@ def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: 
         "artifact_prefix": f"{found}/{target}-",
         "print_final_stats": 1,
     }
-    command = [program, *(f"-{name}={value}" for name, value in options.items()), *filter(Path.is_dir, inputs)]
+    command = [program, *(f"-{name}={value}" for name, value in options.items()), learnt, seeded, kept]
     used = _cpu_seconds()
     streams = [(logs / f"{target}-{job}.log").open("w", encoding="utf-8") for job in range(jobs)]
     running = [subprocess.Popen(command, env=_environment(tools), stderr=stream) for stream in streams]
@@ -114,6 +114,11 @@ def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: 
         kept=len(list(learnt.iterdir())),
         findings=sorted(set(found.glob(f"{target}-*")) - before),
     )
+
+
+def _inputs(target: str, out: Path) -> tuple[Path, Path, Path]:
+    """Return the folders that a target begins with; it writes to the first."""
+    return out / "corpus" / target, out / "seeds" / target, CORPUS / target
 
 
 def _environment(tools: Path) -> dict[str, str]:
@@ -148,15 +153,12 @@ def _print(figures: dict[str, Figures]) -> None:
 def _print_coverage(tools: Path, out: Path) -> None:
     """Run all inputs once in programs that count lines, and print how many of each file were reached."""
     flags = "-fprofile-instr-generate -fcoverage-mapping"
-    programs = build(tools, out / "coverage", f"-DCMAKE_C_FLAGS={flags}")
+    programs = build(tools, out / "coverage", "-DMSQ_FUZZ=ON", f"-DCMAKE_C_FLAGS={flags}")
     profiles = out / "profiles"
     shutil.rmtree(profiles, ignore_errors=True)
     for target in SHARES:
-        folders = [out / "corpus" / target, out / "seeds" / target, CORPUS / target]
-        files = [file for folder in folders for file in sorted(folder.glob("*"))]
         environment = _environment(tools) | {"LLVM_PROFILE_FILE": str(profiles / f"{target}.profraw")}
-        command = [programs / f"fuzz-{target}", *files]
-        _said(command, environment)
+        _said([programs / f"fuzz-{target}", "-runs=0", *_inputs(target, out)], environment)
     merged = profiles / "all.profdata"
     _said([tools / "bin/llvm-profdata", "merge", *profiles.glob("*.profraw"), "-o", merged])
     first, *others = (programs / f"fuzz-{target}" for target in SHARES)
