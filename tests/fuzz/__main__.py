@@ -54,17 +54,16 @@ def main(
 ) -> None:
     """Fuzz every target for its share of the time, and show what came of it; exit with 1 where there are findings."""
     tools = toolchain()
-    programs = build(tools, out / "program", "-DMSQ_FUZZ=ON")
+    programs = build(tools, out / "program")
     for target, name, content in seeds():
         path = out / "seeds" / target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     figures = {}
     for target, share in SHARES.items():
-        with _messages.status(f"{target}: {share * seconds:.0f} s …"):
-            figures[target] = fuzz(
-                programs / f"fuzz-{target}", target, max(1, round(share * seconds)), jobs, tools, out
-            )
+        limit = max(1, round(share * seconds))
+        with _messages.status(f"{target}: {limit} s …"):
+            figures[target] = fuzz(programs / f"fuzz-{target}", target, limit, jobs, tools, out)
     _print(figures)
     if coverage:
         _print_coverage(tools, out)
@@ -74,8 +73,9 @@ def main(
 def build(tools: Path, folder: Path, *options: str) -> Path:
     """Compile the targets with their sanitizers, and return the folder that they lie in. Raises DeviceError."""
     cmake, ninja = (Path(sys.executable).with_name(tool) for tool in ("cmake", "ninja"))
-    configure = [cmake, "-S", ROOT / "runtimes" / "kernels", "-B", folder, "-G", "Ninja", "-DMSQ_SANITIZE=ON"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_C_COMPILER={tools / 'bin' / 'clang'}", *options]
+    configure = [cmake, "-S", ROOT / "runtimes" / "kernels", "-B", folder, "-G", "Ninja"]
+    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_C_COMPILER={tools / 'bin' / 'clang'}"]
+    configure += ["-DMSQ_SANITIZE=ON", "-DMSQ_FUZZ=ON", *options]
     targets = [f"fuzz-{target}" for target in SHARES]
     with _messages.status("building …"):
         for command in (configure, [cmake, "--build", folder, "--target", *targets]):
@@ -153,7 +153,7 @@ def _print(figures: dict[str, Figures]) -> None:
 def _print_coverage(tools: Path, out: Path) -> None:
     """Run all inputs once in programs that count lines, and print how many of each file were reached."""
     flags = "-fprofile-instr-generate -fcoverage-mapping"
-    programs = build(tools, out / "coverage", "-DMSQ_FUZZ=ON", f"-DCMAKE_C_FLAGS={flags}")
+    programs = build(tools, out / "coverage", f"-DCMAKE_C_FLAGS={flags}")
     profiles = out / "profiles"
     shutil.rmtree(profiles, ignore_errors=True)
     for target in SHARES:
