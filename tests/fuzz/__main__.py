@@ -84,7 +84,11 @@ def build(tools: Path, folder: Path, *options: str) -> Path:
 
 
 def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: Path) -> Figures:
-    """Run a target in some processes, which share what they learn, until time is over or each has found a fault."""
+    """Run a target in some processes, which share what they learn, until time is over or each has found a fault.
+
+    Raises:
+        DeviceError: a process ended before, and left no input that shows why.
+    """
     found, logs = out / "findings", out / "logs"
     learnt, seeded, kept = _inputs(target, out)
     for folder in (found, logs, learnt, seeded):
@@ -106,13 +110,16 @@ def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: 
     for process, stream in zip(running, streams, strict=True):
         process.wait()
         stream.close()
+    findings = sorted(set(found.glob(f"{target}-*")) - before)
+    if any(process.returncode for process in running) and not findings:
+        raise DeviceError(f"fuzz-{target} ended before its time", hint=f"{logs} has what it said")
     texts = [Path(stream.name).read_text(encoding="utf-8", errors="replace") for stream in streams]
     return Figures(
         seconds=_cpu_seconds() - used,
         executions=sum(_last(r"^stat::number_of_executed_units: +(\d+)", text) for text in texts),
         edges=max(_last(r"^#\d+.* cov: (\d+)", text) for text in texts),
         kept=len(list(learnt.iterdir())),
-        findings=sorted(set(found.glob(f"{target}-*")) - before),
+        findings=findings,
     )
 
 
