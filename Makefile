@@ -96,12 +96,14 @@ define zig_build
 	$(VENV)/bin/cmake --build $(3) --target $(5)
 endef
 
-KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.* runtimes/delegate/*.*)
 
-runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
+LIBRARIES := kernels native litert
+
+$(foreach library,$(LIBRARIES),runtimes/kernels/lib/%/libmsq_$(library).so): $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,$(LIBRARIES:%=msq_%))
 	@# Moved, not written over: a program may have the last one in use.
-	@mkdir -p $(@D) && for library in kernels native; do \
+	@mkdir -p $(@D) && for library in $(LIBRARIES); do \
 	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
 
 # Static, by musl: it runs where there is nothing else.
@@ -114,7 +116,7 @@ wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both pr
 
 # Stops where a calculation is undefined.
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,msq_kernels msq_native)
+	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,$(LIBRARIES:%=msq_%))
 
 sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc

@@ -1,0 +1,296 @@
+/* The delegate. Operators of ours that can run one after another become one node of the runtime, which keeps the integer
+ * model's graph of them: it is scheduled and run as the native runtime's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "flexbuffer.h"
+#include "msq_litert.h"
+#include "operators.h"
+#include "schedule.h"
+#include "tflite_api.h"
+
+static const char PREFIX[] = "msq.";
+
+typedef struct {
+    lite_delegate face; /* first: the runtime has its address */
+    msq_threads *threads;
+    int32_t operators;
+} delegate;
+
+typedef struct {
+    msq_graph graph;
+    int *places; /* of the graph's tensors in the runtime's array */
+    uint8_t *arena;
+} part;
+
+/* Where a node's arrays lie: its inputs behind the first `operands`, in the order of the member "arrays" of its options. */
+typedef struct {
+    const lite_context *context;
+    const lite_node *node;
+    int operands;
+} arrays;
+
+static const struct {
+    int type;
+    const char *name;
+    size_t bytes;
+} DTYPES[] = {{LITE_INT8, "int8", 1}, {LITE_FLOAT32, "float32", 4}, {LITE_UINT8, "uint8", 1}, {LITE_INT32, "int32", 4}};
+
+/* The dtype of a tensor, whose shape is checked against its bytes: a runtime with other records would not pass. −1: none. */
+static int dtype_of(const lite_tensor *tensor, size_t *count) {
+    for (int i = 0; i < (int)(sizeof DTYPES / sizeof *DTYPES); i++) {
+        if (tensor->type != DTYPES[i].type || tensor->dims == NULL) continue;
+        size_t found = 1;
+        for (int k = 0; k < tensor->dims->size && found <= tensor->bytes; k++)
+            found *= tensor->dims->data[k] > 0 ? (size_t)tensor->dims->data[k] : 0;
+        *count = found;
+        return found * DTYPES[i].bytes == tensor->bytes ? i : -1;
+    }
+    return -1;
+}
+
+static msq_status find(const msq_graph *graph, const msq_node *node, const char *name, msq_array *found) {
+    const arrays *of = graph->arrays;
+    const msq_json *json = &graph->json;
+    const int32_t names = msq_json_member(json, 0, "arrays");
+    int at = of->operands;
+    int32_t i = msq_json_first(json, names);
+    for (; i >= 0 && !msq_json_equals(json, i, name); i = msq_json_next(json, names, i)) at++;
+    if (i < 0) return msq_node_fail(node, MSQ_FILE, "the array %s is missing", name);
+    const lite_tensor *tensor = &of->context->tensors[of->node->inputs->data[at]];
+    const int dtype = dtype_of(tensor, &found->count);
+    if (dtype < 0 || tensor->allocation_type != LITE_READ_ONLY || (uintptr_t)tensor->data % DTYPES[dtype].bytes)
+        return msq_node_fail(node, MSQ_INVALID, "the array %s is no constant of the file", name);
+    found->dtype = DTYPES[dtype].name;
+    found->data = tensor->data;
+    return MSQ_OK;
+}
+
+/* Find the graph's tensor of a place in the runtime's array, or append it; −1 where it cannot be one of ours. */
+static int32_t tensor_at(part *p, const lite_context *context, int place, bool is_input) {
+    msq_graph *graph = &p->graph;
+    for (int32_t i = 0; i < graph->tensor_count; i++)
+        if (p->places[i] == place) return i;
+    const lite_tensor *given = &context->tensors[place];
+    msq_tensor tensor = {.is_input = is_input, .scale = 1};
+    snprintf(tensor.name, sizeof tensor.name, "%s", given->name ? given->name : "");
+    size_t count;
+    const int dtype = dtype_of(given, &count);
+    if (dtype < 0 || (given->type != LITE_INT8 && given->type != LITE_FLOAT32)) {
+        msq_fail(MSQ_INVALID, "tensor %s: no int8 or float32 of a known shape; or this runtime has another binary "
+                 "interface than TensorFlow Lite 2.x and LiteRT 2.x", tensor.name);
+        return -1;
+    }
+    if (given->dims->size < 2 || given->dims->size > MSQ_MOST_RANK + 1 || given->dims->data[0] != 1) {
+        msq_fail(MSQ_INVALID, "tensor %s: its first dimension must be 1, one image at a time", tensor.name);
+        return -1;
+    }
+    tensor.dtype = given->type == LITE_INT8 ? MSQ_INT8 : MSQ_FLOAT32;
+    tensor.rank = given->dims->size - 1;
+    memcpy(tensor.shape, given->dims->data + 1, (size_t)tensor.rank * sizeof *tensor.shape);
+    if (tensor.dtype == MSQ_INT8) {
+        tensor.scale = given->params.scale;
+        tensor.zero = given->params.zero_point;
+    }
+    p->places[graph->tensor_count] = place;
+    return msq_graph_add_tensor(graph, &tensor) ? -1 : graph->tensor_count - 1;
+}
+
+/* The operation of a custom operator's name, or NULL. What only moves codes is the runtime's own: it needs none of ours. */
+static const msq_operation *operation_of(const lite_registration *registration) {
+    const char *name = registration->custom_name;
+    if (name == NULL || strncmp(name, PREFIX, sizeof PREFIX - 1)) return NULL;
+    const msq_operation *found = msq_operation_named(name + sizeof PREFIX - 1, strlen(name) - (sizeof PREFIX - 1));
+    return found && !found->is_view && found->inputs ? found : NULL;
+}
+
+static msq_status add_node(part *p, const lite_context *context, const lite_node *given, const msq_operation *operation) {
+    msq_graph *graph = &p->graph;
+    msq_json *json = &graph->json;
+    msq_node node = {.operation = operation, .inputs = graph->inputs + graph->input_count};
+    arrays of = {context, given, given->inputs->size};
+    msq_status status = msq_flexbuffer_parse(json, given->custom_initial_data, (size_t)given->custom_initial_data_size);
+    if (status) return msq_fail(status, "%s%s: %s", PREFIX, operation->kind, msq_error());
+    const int32_t name = msq_json_member(json, 0, "name"), names = msq_json_member(json, 0, "arrays");
+    if (msq_json_is(json, name, JSON_STRING) && json->values[name].size < sizeof node.name)
+        memcpy(node.name, json->values[name].at, json->values[name].size);
+    for (int32_t i = msq_json_first(json, names); i >= 0; i = msq_json_next(json, names, i)) of.operands--;
+    bool fits = of.operands >= 0 && given->outputs->size == 1;
+    for (int i = 0; fits && i < given->inputs->size; i++)
+        fits = given->inputs->data[i] >= 0 && (size_t)given->inputs->data[i] < context->tensors_size;
+    if (!fits) return msq_node_fail(&node, MSQ_INVALID, "it has not the inputs and outputs that its options say");
+    for (int i = 0; i < of.operands; i++) {
+        const int32_t tensor = tensor_at(p, context, given->inputs->data[i], true);
+        if (tensor < 0) return msq_kernel_failed(&node, MSQ_INVALID);
+        node.inputs[node.input_count++] = tensor;
+    }
+    node.output = tensor_at(p, context, given->outputs->data[0], false);
+    if (node.output < 0) return msq_kernel_failed(&node, MSQ_INVALID);
+    graph->arrays = &of;
+    status = msq_graph_add_node(graph, &node, 0);
+    graph->arrays = NULL;
+    msq_json_free(json);
+    return status;
+}
+
+static msq_status build(part *p, lite_context *context, const lite_part *given, delegate *self) {
+    msq_graph *graph = &p->graph;
+    const lite_ints *nodes = given->nodes_to_replace;
+    int32_t inputs = 0;
+    lite_node *node;
+    lite_registration *registration;
+    for (int i = 0; i < nodes->size; i++) {
+        if (context->GetNodeAndRegistration(context, nodes->data[i], &node, &registration))
+            return msq_fail(MSQ_INVALID, "node %d is none of the graph", nodes->data[i]);
+        inputs += node->inputs->size;
+    }
+    p->places = calloc((size_t)(inputs + nodes->size) + 1, sizeof *p->places);
+    if (p->places == NULL) return msq_fail(MSQ_MEMORY, "no memory for %d nodes", nodes->size);
+    msq_status status = msq_graph_make(graph, inputs + nodes->size, nodes->size, inputs);
+    if (status) return status;
+    if ((graph->tier = msq_current_tier()) == NULL) return MSQ_UNSUPPORTED;
+    graph->threads = self->threads;
+    graph->find = find;
+    for (int i = 0; i < nodes->size; i++) {
+        context->GetNodeAndRegistration(context, nodes->data[i], &node, &registration);
+        if ((status = add_node(p, context, node, operation_of(registration)))) return status;
+    }
+    for (int32_t i = 0; i < graph->tensor_count; i++)
+        for (int k = 0; k < given->output_tensors->size; k++)
+            if (given->output_tensors->data[k] == p->places[i]) graph->tensors[i].is_output = true;
+    if ((status = msq_schedule(graph, true))) return status;
+    const size_t bytes = (graph->arena_bytes + ATOM) / ATOM * ATOM;
+    p->arena = aligned_alloc(ATOM, bytes);
+    if (p->arena == NULL) return msq_fail(MSQ_MEMORY, "no memory for an arena of %zu bytes", bytes);
+    msq_settle(graph, p->arena);
+    return MSQ_OK;
+}
+
+static void free_part(lite_context *context, void *made) {
+    (void)context;
+    part *p = made;
+    if (p == NULL || made == LITE_INIT_FAILED) return;
+    msq_graph_free(&p->graph);
+    free(p->places);
+    free(p->arena);
+    free(p);
+}
+
+static void *init(lite_context *context, const char *buffer, size_t length) {
+    (void)length;
+    const lite_part *given = (const lite_part *)(const void *)buffer;
+    part *p = calloc(1, sizeof *p);
+    if (p == NULL || build(p, context, given, (delegate *)given->delegate)) {
+        context->ReportError(context, "msq: %s", p ? msq_error() : "no memory for a graph");
+        free_part(context, p);
+        return LITE_INIT_FAILED;
+    }
+    return p;
+}
+
+/* Called again when an input was resized: the graph is made for the shapes in the file. */
+static int prepare(lite_context *context, lite_node *node) {
+    const part *p = node->user_data;
+    for (int32_t i = 0; i < p->graph.tensor_count; i++) {
+        const msq_tensor *tensor = &p->graph.tensors[i];
+        const lite_tensor *given = &context->tensors[p->places[i]];
+        if (!tensor->is_input && !tensor->is_output) continue;
+        bool fits = given->dims->size == tensor->rank + 1 && given->dims->data[0] == 1;
+        for (int32_t k = 0; fits && k < tensor->rank; k++) fits = given->dims->data[k + 1] == tensor->shape[k];
+        if (fits) continue;
+        context->ReportError(context, "msq: tensor %s: the file's shape cannot be changed", tensor->name);
+        return LITE_ERROR;
+    }
+    return LITE_OK;
+}
+
+static int invoke(lite_context *context, lite_node *node) {
+    part *p = node->user_data;
+    msq_graph *graph = &p->graph;
+    for (int32_t i = 0; i < graph->tensor_count; i++) {
+        msq_tensor *tensor = &graph->tensors[i];
+        if (!tensor->is_input && !tensor->is_output) continue;
+        tensor->data = context->tensors[p->places[i]].data;
+        if (tensor->dtype != MSQ_FLOAT32 || !tensor->is_input) continue;
+        const size_t wrong = msq_first_nan((const float *)tensor->data, tensor->count);
+        if (wrong == tensor->count) continue;
+        context->ReportError(context, "msq: tensor %s: element %d is not a number", tensor->name, (int)wrong);
+        return LITE_ERROR;
+    }
+    for (int32_t i = 0; i < graph->node_count; i++)
+        if (graph->nodes[i].done_by < 0) graph->nodes[i].operation->run(graph, &graph->nodes[i]);
+    return LITE_OK;
+}
+
+static int claim(lite_context *context, lite_delegate *face) {
+    lite_ints *plan;
+    if (context->GetExecutionPlan(context, &plan)) return LITE_ERROR;
+    lite_ints *ours = malloc(sizeof *ours + (size_t)plan->size * sizeof *ours->data);
+    if (ours == NULL) return LITE_ERROR;
+    ours->size = 0;
+    for (int i = 0; i < plan->size; i++) {
+        lite_node *node;
+        lite_registration *registration;
+        if (context->GetNodeAndRegistration(context, plan->data[i], &node, &registration) == LITE_OK &&
+            operation_of(registration))
+            ours->data[ours->size++] = plan->data[i];
+    }
+    ((delegate *)face)->operators += ours->size;
+    const lite_registration kernel = {
+        .init = init,
+        .free = free_part,
+        .prepare = prepare,
+        .invoke = invoke,
+        .custom_name = "msq",
+        .version = 1,
+    };
+    const int status = context->ReplaceNodeSubsetsWithDelegateKernels(context, kernel, ours, face);
+    free(ours);
+    return status;
+}
+
+uint32_t msq_litert_abi(void) { return MSQ_LITERT_ABI; }
+
+int32_t msq_litert_operators(const lite_delegate *face) { return ((const delegate *)face)->operators; }
+
+/* Read the options, of which there is one. */
+static msq_status read_threads(const char *const *keys, const char *const *values, size_t count, int32_t *threads) {
+    *threads = 1;
+    for (size_t i = 0; i < count; i++) {
+        char *end;
+        if (strcmp(keys[i], "threads")) return msq_fail(MSQ_INVALID, "unknown option %s; there is: threads", keys[i]);
+        const long found = strtol(values[i], &end, 10);
+        if (end == values[i] || *end || found < 1 || found > 256)
+            return msq_fail(MSQ_INVALID, "%s threads; 1 to 256 can be had", values[i]);
+        *threads = (int32_t)found;
+    }
+    return MSQ_OK;
+}
+
+static msq_status create(const char *const *keys, const char *const *values, size_t count, delegate *made) {
+    int32_t threads;
+    if (made == NULL) return msq_fail(MSQ_MEMORY, "no memory for a delegate");
+    if (msq_current_tier() == NULL) return MSQ_UNSUPPORTED;
+    const msq_status status = read_threads(keys, values, count, &threads);
+    return status ? status : msq_threads_create(threads, &made->threads);
+}
+
+lite_delegate *tflite_plugin_create_delegate(const char *const *keys, const char *const *values, size_t count,
+                                             void (*report_error)(const char *)) {
+    delegate *made = calloc(1, sizeof *made);
+    if (create(keys, values, count, made)) {
+        if (report_error) report_error(msq_error());
+        free(made);
+        return NULL;
+    }
+    made->face = (lite_delegate){.data = made, .prepare = claim, .flags = LITE_ALLOWS_DYNAMIC_TENSORS};
+    return &made->face;
+}
+
+void tflite_plugin_destroy_delegate(lite_delegate *face) {
+    if (face == NULL) return;
+    delegate *made = (delegate *)face;
+    msq_threads_destroy(made->threads);
+    free(made);
+}
