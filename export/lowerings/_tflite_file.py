@@ -25,6 +25,8 @@ SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16
 """The schema demands it of buffers, but its generated Python code forgets it."""
+LINE = 64
+"""What larger buffers lie at a multiple of, so that weights can be read where the file is mapped."""
 
 VERSIONS: Mapping[int, int] = {
     Operator.ADD: 2,
@@ -53,7 +55,7 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         if self.data is None:
             return super().Pack(builder)
         data = self.data.tobytes()
-        builder.StartVector(1, len(data), ALIGNMENT)
+        builder.StartVector(1, len(data), LINE if len(data) >= LINE else ALIGNMENT)
         builder.head -= len(data)
         builder.Bytes[builder.head : builder.head + len(data)] = data
         vector = builder.EndVector()
@@ -72,7 +74,7 @@ class File:
         # By convention the first buffer is empty: tensors without data refer to it.
         self._model.buffers = [_Buffer()]
         self._places: dict[bytes, int] = {}
-        self._codes: dict[int, int] = {}
+        self._codes: dict[int | str, int] = {}
 
     def subgraph(self, name: str) -> "Subgraph":
         """Append an empty subgraph."""
@@ -90,12 +92,15 @@ class File:
             self._model.buffers.append(buffer)
         return self._places[content]
 
-    def code(self, operator: int) -> int:
-        """Return the place of an operator in the file's list of operators."""
+    def code(self, operator: int | str) -> int:
+        """Return the place of an operator, or of a custom one by its name, in the file's list of operators."""
         if operator not in self._codes:
             code = schema.OperatorCodeT()
-            code.builtinCode, code.deprecatedBuiltinCode = operator, min(operator, 127)
-            code.version = VERSIONS.get(operator, 1)
+            if isinstance(operator, str):
+                code.customCode, code.builtinCode = operator, Operator.CUSTOM
+            else:
+                code.builtinCode = operator
+            code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), VERSIONS.get(code.builtinCode, 1)
             self._codes[operator] = len(self._model.operatorCodes)
             self._model.operatorCodes.append(code)
         return self._codes[operator]
@@ -155,17 +160,27 @@ class Subgraph:
 
     def add(self, operator: int, inputs: Sequence[int], output: int, options: Any = None) -> int:
         """Append an operator and return its output. options: a table of the schema, such as Conv2DOptionsT."""
-        table = schema.OperatorT()
-        table.opcodeIndex, table.inputs, table.outputs = self._file.code(operator), list(inputs), [output]
+        table = self._add(operator, inputs, output)
         if options is not None:
             name = type(options).__name__.removesuffix("T")
             table.builtinOptionsType, table.builtinOptions = getattr(schema.BuiltinOptions, name), options
-        self.table.operators.append(table)
         return output
 
-    def close(self, inputs: Sequence[int], output: int) -> None:
+    def add_custom(self, name: str, inputs: Sequence[int], output: int, options: bytes) -> int:
+        """Append a custom operator and return its output. options: a FlexBuffer."""
+        table = self._add(name, inputs, output)
+        table.customOptions = np.frombuffer(options, np.uint8)
+        return output
+
+    def _add(self, operator: int | str, inputs: Sequence[int], output: int) -> Any:
+        table = schema.OperatorT()
+        table.opcodeIndex, table.inputs, table.outputs = self._file.code(operator), list(inputs), [output]
+        self.table.operators.append(table)
+        return table
+
+    def close(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Say what goes in and comes out."""
-        self.table.inputs, self.table.outputs = list(inputs), [output]
+        self.table.inputs, self.table.outputs = list(inputs), list(outputs)
 
 
 def _named(name: str, index: int) -> Any:

@@ -13,7 +13,7 @@ from msq.errors import BundleError, DeviceError
 from msq.integer_model import IntegerModel
 from msq.nodes import Add, Dequantize, Linear, Quantize, Tensor, Weight
 
-adapter = runtimes.adapter("litert")
+adapter = runtimes.adapter("litert-stock")
 IMAGES = np.random.default_rng(1).normal(0, 1, (3, 2, 2, 4)).astype(np.float32)
 
 
@@ -39,7 +39,7 @@ def small(random: np.random.Generator) -> IntegerModel:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     model = small(np.random.default_rng(0)).save(tmp_path)
-    assert lowering("tflite").lower(model, tmp_path) == ["model.tflite", "probe.tflite"]
+    assert lowering("tflite-stock").lower(model, tmp_path) == ["model.tflite", "probe.tflite"]
     return tmp_path
 
 
@@ -74,7 +74,7 @@ def test_tensors_are_what_each_node_makes_of_the_oracle_s(bundle: Path):
 
 def test_a_probe_of_another_model_is_refused(bundle: Path, tmp_path: Path):
     other = small(np.random.default_rng(5))
-    (bundle / "probe.tflite").write_bytes(lowering("tflite").build_probe(other))  # type: ignore[attr-defined]
+    (bundle / "probe.tflite").write_bytes(lowering("tflite-stock").build_probe(other))  # type: ignore[attr-defined]
     with pytest.raises(BundleError, match=r"probe\.tflite: its nodes compute another output"):
         adapter.load(bundle, 1).tensors(IMAGES)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtimes
-from export.lowerings import _tflite_layers, lowering, tflite
+from export.lowerings import _tflite_layers, lowering, tflite_stock
 from export.parity import lsb
 from msq.errors import LoweringError
 from msq.integer_model import IntegerModel
@@ -29,10 +29,10 @@ def assert_close_in_litert(chain: Chain) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         model = chain.model().save(folder)
-        lowering("tflite").lower(model, folder)
+        lowering("tflite-stock").lower(model, folder)
         images = chain.images()
         oracle = runtimes.adapter("reference").load(folder, 1).tensors(images)
-        found = runtimes.adapter("litert").load(folder, 1).tensors(images)
+        found = runtimes.adapter("litert-stock").load(folder, 1).tensors(images)
         assert found.keys() == oracle.keys()
         for node in model.nodes:
             expected, actual = oracle[node.output], found[node.output]
@@ -191,7 +191,7 @@ def test_the_file_holds_the_layer_s_weights_scales_and_bias(seed, bits, kind):
     }[kind]()
     model = chain.model()
     (node,) = model.weighted()
-    file = tables(tflite.build(model))
+    file = tables(tflite_stock.build(model))
     weight, bias = stored(file, f"{node.module}.weight"), stored(file, f"{node.module}.bias")
     found = integers(file, weight)
     found = found.transpose(3, 1, 2, 0) if kind == "depthwise" else found
@@ -256,15 +256,15 @@ def heavy(bits: int) -> IntegerModel:
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
 def test_a_file_is_as_large_as_its_containers_and_parameters_say(bits: int, containers: str):
     model = heavy(bits)
-    file = tables(tflite.build(model, containers=containers))
+    file = tables(tflite_stock.build(model, containers=containers))
     size = 28 * sum(node.weight.outputs for node in model.weighted())
     for node in model.weighted():
         width = WIDTHS[stored(file, f"{node.module}.weight").type]
         assert width == (container(node.kind, node.weight.integers(), node.bias) if containers == "narrowest" else 8)
         size += node.weight.outputs * node.weight.inputs * width // 8
     if containers == "narrowest":
-        assert tflite.content_bytes(model) == size
-    assert len(tflite.build(model, containers=containers)) <= 1.02 * size + 8 * 1024
+        assert tflite_stock.content_bytes(model) == size
+    assert len(tflite_stock.build(model, containers=containers)) <= 1.02 * size + 8 * 1024
 
 
 def test_containers_of_int8_change_no_output():
@@ -272,7 +272,7 @@ def test_containers_of_int8_change_no_output():
     model, outputs = chain.model(), []
     (image,) = chain.images(1)
     for containers in ("narrowest", "int8"):
-        interpreter = Interpreter(model_content=tflite.build(model, containers=containers))
+        interpreter = Interpreter(model_content=tflite_stock.build(model, containers=containers))
         runner = interpreter.get_signature_runner()
         outputs.append(runner(input=image[np.newaxis])["output"])
     np.testing.assert_array_equal(*outputs)
@@ -290,7 +290,7 @@ def test_xnnpack_takes_a_residual_net_whole():
     chain.average_pool()
     chain.flatten()
     chain.linear(2, 10)
-    interpreter = Interpreter(model_content=tflite.build(chain.model()))
+    interpreter = Interpreter(model_content=tflite_stock.build(chain.model()))
     interpreter.allocate_tensors()
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
     assert names.count("DELEGATE") == 1
@@ -311,7 +311,7 @@ def test_a_clamp_is_fused_where_an_activation_says_it(scale, zero_point, clamp, 
     weight, bias = chain._weight((4, 1, 1, 4), 4, 0.05)
     out = Tensor("t1", (6, 6, 4), "int8", scale, zero_point)
     chain._add(Conv2d, (chain.last,), out, weight=weight, bias=bias, clamp=clamp)
-    file = tables(tflite.build(chain.model()))
+    file = tables(tflite_stock.build(chain.model()))
     codes = [file.operatorCodes[operator.opcodeIndex].builtinCode for operator in file.subgraphs[0].operators]
     numbers = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     assert [numbers[code] for code in codes] == ["QUANTIZE", "CONV_2D", *operators, "DEQUANTIZE"]
@@ -320,7 +320,7 @@ def test_a_clamp_is_fused_where_an_activation_says_it(scale, zero_point, clamp, 
 
 def test_the_file_says_what_its_tensors_are():
     chain = transformer()
-    interpreter = Interpreter(model_content=tflite.build(chain.model()))
+    interpreter = Interpreter(model_content=tflite_stock.build(chain.model()))
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["input"], "outputs": ["output"]}}
     named = {tensor["name"]: tensor for tensor in interpreter.get_tensor_details()}
     for tensor in chain.tensors.values():
@@ -331,12 +331,12 @@ def test_the_file_says_what_its_tensors_are():
 
 
 def test_the_same_model_gives_the_same_bytes():
-    assert tflite.build(transformer().model()) == tflite.build(transformer().model())
-    assert tflite.build_probe(transformer().model()) == tflite.build_probe(transformer().model())
+    assert tflite_stock.build(transformer().model()) == tflite_stock.build(transformer().model())
+    assert tflite_stock.build_probe(transformer().model()) == tflite_stock.build_probe(transformer().model())
 
 
 def test_weights_are_aligned_as_the_schema_demands():
-    content = tflite.build(transformer().model())
+    content = tflite_stock.build(transformer().model())
     file = schema.Model.GetRootAsModel(content)
     for index in range(file.BuffersLength()):
         buffer = file.Buffers(index)
@@ -355,5 +355,5 @@ def test_a_grid_too_fine_for_its_sums_is_refused_by_the_layer_s_name(kind: str):
     else:
         getattr(chain, kind)(chain.last)
     with pytest.raises(LoweringError, match=rf"^net\.n1: .* in TFLite a {kind} takes less than 256") as caught:
-        tflite.build(chain.model())
+        tflite_stock.build(chain.model())
     assert "calibrate" in caught.value.hint
