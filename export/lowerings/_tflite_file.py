@@ -26,7 +26,7 @@ IDENTIFIER = b"TFL3"
 ALIGNMENT = 16
 """The schema demands it of buffers, but its generated Python code forgets it."""
 LINE = 64
-"""What larger buffers lie at a multiple of, so that weights can be read where the file is mapped."""
+"""Packed weights lie at a multiple of it, so that kernels can read them where the file is mapped."""
 
 VERSIONS: Mapping[int, int] = {
     Operator.ADD: 2,
@@ -51,11 +51,13 @@ VERSIONS: Mapping[int, int] = {
 
 
 class _Buffer(schema.BufferT):  # type: ignore[misc]
+    alignment = ALIGNMENT
+
     def Pack(self, builder: Any) -> Any:
         if self.data is None:
             return super().Pack(builder)
         data = self.data.tobytes()
-        builder.StartVector(1, len(data), LINE if len(data) >= LINE else ALIGNMENT)
+        builder.StartVector(1, len(data), self.alignment)
         builder.head -= len(data)
         builder.Bytes[builder.head : builder.head + len(data)] = data
         vector = builder.EndVector()
@@ -73,7 +75,7 @@ class File:
         self._model.subgraphs, self._model.signatureDefs, self._model.operatorCodes = [], [], []
         # By convention the first buffer is empty: tensors without data refer to it.
         self._model.buffers = [_Buffer()]
-        self._places: dict[bytes, int] = {}
+        self._places: dict[tuple[bytes, int], int] = {}
         self._codes: dict[int | str, int] = {}
 
     def subgraph(self, name: str) -> "Subgraph":
@@ -83,14 +85,14 @@ class File:
         return subgraph
 
     def buffer(self, data: NDArray[Any]) -> int:
-        """Return the buffer that holds the array; equal contents are held once."""
-        content = data.tobytes()
-        if content not in self._places:
+        """Return the buffer that holds the array; equal contents are held once. Of uint8 are packed weights alone."""
+        content, alignment = data.tobytes(), LINE if data.dtype == np.uint8 else ALIGNMENT
+        if (content, alignment) not in self._places:
             buffer = _Buffer()
-            buffer.data = np.frombuffer(content, np.uint8)
-            self._places[content] = len(self._model.buffers)
+            buffer.data, buffer.alignment = np.frombuffer(content, np.uint8), alignment
+            self._places[content, alignment] = len(self._model.buffers)
             self._model.buffers.append(buffer)
-        return self._places[content]
+        return self._places[content, alignment]
 
     def code(self, operator: int | str) -> int:
         """Return the place of an operator, or of a custom one by its name, in the file's list of operators."""

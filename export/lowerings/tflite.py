@@ -1,24 +1,24 @@
 """TFLite files with packed weights, for LiteRT with our delegate (runtimes/delegate).
 
 What computes is a custom operator "msq.<kind>" each, with exactly the integer model's arithmetic: its activations are
-inputs, its arrays constants behind them, weights packed as everywhere and at multiples of 64 bytes; what model.json
-says of the node is its options, a FlexBuffer. What only moves codes, and the dequantization, which no runtime can round
-in another way, are stock operators. So a viewer shows every node, other operators can be put before, between and behind
-them, and the whole model gives the oracle's integers. probe.tflite is the same graph with every int8 tensor as an
-output: it serves verification.
+inputs, its arrays constants behind them in the order of msq/nodes.py, weights packed as everywhere and at multiples of
+64 bytes; what else model.json says of the node is its options, a FlexBuffer. What only moves codes, and the
+dequantization, which no runtime can round in another way, are stock operators. So a viewer shows every node, other
+operators can be put before, between and behind them, and the whole model gives the oracle's integers. probe.tflite is
+the same graph with every int8 tensor as an output: it serves verification.
 """
 
-from array import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flatbuffers import flexbuffers
 
 from export.lowerings import _tflite_moves
 from export.lowerings._tflite_file import File
 from export.lowerings._tflite_graph import KINDS, Graph
 from msq.integer_model import IntegerModel, node_to_json
-from msq.nodes import Node
+from msq.nodes import Array, Lookup, Node
 
 NAME = "tflite"
 MODEL_FILE = "model.tflite"
@@ -27,6 +27,9 @@ DEPLOYED = (MODEL_FILE,)
 PACKAGES = ("ai-edge-litert",)
 SIGNATURE = "serving_default"
 PREFIX = "msq."
+
+_KNOWN = {"kind", "module", "inputs", "output", "table"}
+"""What model.json says of a node and an operator has elsewhere, or needs not."""
 
 
 def content_bytes(model: IntegerModel) -> int:
@@ -54,21 +57,19 @@ def build(model: IntegerModel, outputs: list[str]) -> bytes:
 
 
 def _packed(graph: Graph, node: Node) -> None:
-    arrays = {name: data for name, data in node.arrays().items() if data.size}
     constants = [
         graph.parameter(f"{node.name}.{name}", data, KINDS[data.dtype.name], data.shape)
-        for name, data in arrays.items()
+        for name, data in _arrays(node).items()
+        if data.size
     ]
-    graph.add_custom(
-        f"{PREFIX}{node.kind}", [*graph.sources(node), *constants], graph.out(node), _options(node, list(arrays))
-    )
+    graph.add_custom(f"{PREFIX}{node.kind}", [*graph.sources(node), *constants], graph.out(node), _options(node))
 
 
-def _options(node: Node, arrays: list[str]) -> bytes:
-    """Return what the operator says of itself; arrays: what its inputs behind the activations are."""
-    said: dict[str, Any] = {**node_to_json(node), "arrays": arrays}
-    for known in ("kind", "inputs", "output"):
-        del said[known]
-    if "table" in said:
-        said["table"] = array("h", said["table"])
-    return bytes(flexbuffers.Dumps(said))
+def _options(node: Node) -> bytes:
+    """Return what the operator says of itself, beside what its place in the graph says."""
+    said: dict[str, Any] = node_to_json(node)
+    return bytes(flexbuffers.Dumps({name: value for name, value in said.items() if name not in _KNOWN}))
+
+
+def _arrays(node: Node) -> dict[str, Array]:
+    return {"table": np.array(node.table, np.int8)} if isinstance(node, Lookup) else node.arrays()

@@ -24,11 +24,11 @@ typedef struct {
     uint8_t *arena;
 } part;
 
-/* Where a node's arrays lie: its inputs behind the first `operands`, in the order of the member "arrays" of its options. */
+/* Where a node's arrays lie: they are its inputs behind the activations, in the order in which its operation reads them. */
 typedef struct {
     const lite_context *context;
-    const lite_node *node;
-    int operands;
+    const lite_ints *inputs;
+    int next;
 } arrays;
 
 static const struct {
@@ -51,14 +51,9 @@ static int dtype_of(const lite_tensor *tensor, size_t *count) {
 }
 
 static msq_status find(const msq_graph *graph, const msq_node *node, const char *name, msq_array *found) {
-    const arrays *of = graph->arrays;
-    const msq_json *json = &graph->json;
-    const int32_t names = msq_json_member(json, 0, "arrays");
-    int at = of->operands;
-    int32_t i = msq_json_first(json, names);
-    for (; i >= 0 && !msq_json_equals(json, i, name); i = msq_json_next(json, names, i)) at++;
-    if (i < 0) return msq_node_fail(node, MSQ_FILE, "the array %s is missing", name);
-    const lite_tensor *tensor = &of->context->tensors[of->node->inputs->data[at]];
+    arrays *of = graph->arrays;
+    if (of->next == of->inputs->size) return msq_node_fail(node, MSQ_FILE, "the array %s is missing", name);
+    const lite_tensor *tensor = &of->context->tensors[of->inputs->data[of->next++]];
     const int dtype = dtype_of(tensor, &found->count);
     if (dtype < 0 || tensor->allocation_type != LITE_READ_ONLY || (uintptr_t)tensor->data % DTYPES[dtype].bytes)
         return msq_node_fail(node, MSQ_INVALID, "the array %s is no constant of the file", name);
@@ -102,25 +97,25 @@ static const msq_operation *operation_of(const lite_registration *registration) 
     const char *name = registration->custom_name;
     if (name == NULL || strncmp(name, PREFIX, sizeof PREFIX - 1)) return NULL;
     const msq_operation *found = msq_operation_named(name + sizeof PREFIX - 1, strlen(name) - (sizeof PREFIX - 1));
-    return found && !found->is_view && found->inputs ? found : NULL;
+    return found && !found->is_view && found->inputs > 0 ? found : NULL;
 }
 
 static msq_status add_node(part *p, const lite_context *context, const lite_node *given, const msq_operation *operation) {
     msq_graph *graph = &p->graph;
     msq_json *json = &graph->json;
     msq_node node = {.operation = operation, .inputs = graph->inputs + graph->input_count};
-    arrays of = {context, given, given->inputs->size};
+    arrays of = {context, given->inputs, operation->inputs};
     msq_status status = msq_flexbuffer_parse(json, given->custom_initial_data, (size_t)given->custom_initial_data_size);
     if (status) return msq_fail(status, "%s%s: %s", PREFIX, operation->kind, msq_error());
-    const int32_t name = msq_json_member(json, 0, "name"), names = msq_json_member(json, 0, "arrays");
+    const int32_t name = msq_json_member(json, 0, "name");
     if (msq_json_is(json, name, JSON_STRING) && json->values[name].size < sizeof node.name)
         memcpy(node.name, json->values[name].at, json->values[name].size);
-    for (int32_t i = msq_json_first(json, names); i >= 0; i = msq_json_next(json, names, i)) of.operands--;
-    bool fits = of.operands >= 0 && given->outputs->size == 1;
+    bool fits = given->inputs->size >= of.next && given->outputs->size == 1;
     for (int i = 0; fits && i < given->inputs->size; i++)
         fits = given->inputs->data[i] >= 0 && (size_t)given->inputs->data[i] < context->tensors_size;
-    if (!fits) return msq_node_fail(&node, MSQ_INVALID, "it has not the inputs and outputs that its options say");
-    for (int i = 0; i < of.operands; i++) {
+    if (!fits) return msq_node_fail(&node, MSQ_INVALID, "it has %d inputs and %d outputs", given->inputs->size,
+                             given->outputs->size);
+    for (int i = 0; i < operation->inputs; i++) {
         const int32_t tensor = tensor_at(p, context, given->inputs->data[i], true);
         if (tensor < 0) return msq_kernel_failed(&node, MSQ_INVALID);
         node.inputs[node.input_count++] = tensor;
@@ -131,6 +126,8 @@ static msq_status add_node(part *p, const lite_context *context, const lite_node
     status = msq_graph_add_node(graph, &node, 0);
     graph->arrays = NULL;
     msq_json_free(json);
+    if (status == MSQ_OK && of.next < given->inputs->size)
+        return msq_node_fail(&node, MSQ_INVALID, "%d inputs more than it reads", given->inputs->size - of.next);
     return status;
 }
 

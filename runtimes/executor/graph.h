@@ -85,7 +85,7 @@ struct msq_model_graph {
     msq_json json; /* what nodes are read from */
     /* Find a node's array of this name, which lies in `arrays`. */
     msq_status (*find)(const msq_graph *graph, const msq_node *node, const char *name, msq_array *found);
-    const void *arrays;
+    void *arrays;
     msq_tensor *tensors;
     int32_t tensor_count;
     msq_node *nodes;

@@ -152,9 +152,12 @@ static void run_average_pool(const msq_graph *graph, msq_node *node) {
 
 static msq_status read_lookup(msq_graph *graph, msq_node *node, int32_t json) {
     int32_t table[256];
-    const msq_status status = msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
+    const void *codes = NULL; /* in files that hold arrays of any kind it is one of them */
+    const bool is_array = msq_json_member(&graph->json, json, "table") < 0;
+    const msq_status status = is_array ? msq_read_array(graph, node, "table", "int8", 256, &codes)
+                                       : msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
     if (status) return status;
-    for (int i = 0; i < 256; i++) node->table[i] = (int8_t)table[i];
+    for (int i = 0; i < 256; i++) node->table[i] = is_array ? ((const int8_t *)codes)[i] : (int8_t)table[i];
     return keeps_shape(graph, node, MSQ_INT8, MSQ_INT8) ? MSQ_OK : misshapen(node);
 }
 

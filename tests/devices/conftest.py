@@ -149,7 +149,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -
     return folder
 
 
-@pytest.fixture(params=["litert", "onnxruntime", "onnxruntime-stock", "reference"], scope="session")
+@pytest.fixture(params=["litert", "litert-stock", "onnxruntime", "onnxruntime-stock", "reference"], scope="session")
 def runtime(request: pytest.FixtureRequest) -> str:
     """Each runtime in turn."""
     return str(request.param)
