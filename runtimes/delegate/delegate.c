@@ -15,6 +15,7 @@ static const char PREFIX[] = "msq.";
 typedef struct {
     lite_delegate face; /* first: the runtime has its address */
     msq_threads *threads;
+    bool copies;
     int32_t operators;
 } delegate;
 
@@ -22,6 +23,8 @@ typedef struct {
     msq_graph graph;
     int *places; /* of the graph's tensors in the runtime's array */
     uint8_t *arena;
+    void **copies; /* of packed weights, at most one a node */
+    int32_t copy_count;
 } part;
 
 /* Where a node's arrays lie: they are its inputs behind the activations, in the order in which its operation reads them. */
@@ -29,6 +32,7 @@ typedef struct {
     const lite_context *context;
     const lite_ints *inputs;
     int next;
+    part *copier; /* NULL: nothing is copied */
 } arrays;
 
 static const struct {
@@ -59,6 +63,15 @@ static msq_status find(const msq_graph *graph, const msq_node *node, const char 
         return msq_node_fail(node, MSQ_INVALID, "the array %s is no constant of the file", name);
     found->dtype = DTYPES[dtype].name;
     found->data = tensor->data;
+    if (tensor->type != LITE_UINT8 || (uintptr_t)tensor->data % ATOM == 0) return MSQ_OK;
+    if (of->copier == NULL)
+        return msq_node_fail(node, MSQ_ALIGNMENT, "its packed weights lie %d bytes behind a multiple of 64: let the "
+                             "runtime map the file, or give the delegate the option copy=1",
+                             (int)((uintptr_t)tensor->data % ATOM));
+    void *copy = aligned_alloc(ATOM, (tensor->bytes + ATOM - 1) / ATOM * ATOM);
+    if (copy == NULL) return msq_node_fail(node, MSQ_MEMORY, "no memory for a copy of its weights");
+    found->data = memcpy(copy, tensor->data, tensor->bytes);
+    of->copier->copies[of->copier->copy_count++] = copy;
     return MSQ_OK;
 }
 
@@ -100,11 +113,12 @@ static const msq_operation *operation_of(const lite_registration *registration) 
     return found && !found->is_view && found->inputs > 0 ? found : NULL;
 }
 
-static msq_status add_node(part *p, const lite_context *context, const lite_node *given, const msq_operation *operation) {
+static msq_status add_node(part *p, const lite_context *context, const lite_node *given, const msq_operation *operation,
+                           bool copies) {
     msq_graph *graph = &p->graph;
     msq_json *json = &graph->json;
     msq_node node = {.operation = operation, .inputs = graph->inputs + graph->input_count};
-    arrays of = {context, given->inputs, operation->inputs};
+    arrays of = {context, given->inputs, operation->inputs, copies ? p : NULL};
     msq_status status = msq_flexbuffer_parse(json, given->custom_initial_data, (size_t)given->custom_initial_data_size);
     if (status) return msq_fail(status, "%s%s: %s", PREFIX, operation->kind, msq_error());
     const int32_t name = msq_json_member(json, 0, "name");
@@ -143,7 +157,8 @@ static msq_status build(part *p, lite_context *context, const lite_part *given, 
         inputs += node->inputs->size;
     }
     p->places = calloc((size_t)(inputs + nodes->size) + 1, sizeof *p->places);
-    if (p->places == NULL) return msq_fail(MSQ_MEMORY, "no memory for %d nodes", nodes->size);
+    p->copies = calloc((size_t)nodes->size + 1, sizeof *p->copies);
+    if (p->places == NULL || p->copies == NULL) return msq_fail(MSQ_MEMORY, "no memory for %d nodes", nodes->size);
     msq_status status = msq_graph_make(graph, inputs + nodes->size, nodes->size, inputs);
     if (status) return status;
     if ((graph->tier = msq_current_tier()) == NULL) return MSQ_UNSUPPORTED;
@@ -151,7 +166,7 @@ static msq_status build(part *p, lite_context *context, const lite_part *given, 
     graph->find = find;
     for (int i = 0; i < nodes->size; i++) {
         context->GetNodeAndRegistration(context, nodes->data[i], &node, &registration);
-        if ((status = add_node(p, context, node, operation_of(registration)))) return status;
+        if ((status = add_node(p, context, node, operation_of(registration), self->copies))) return status;
     }
     for (int32_t i = 0; i < graph->tensor_count; i++)
         for (int k = 0; k < given->output_tensors->size; k++)
@@ -169,6 +184,8 @@ static void free_part(lite_context *context, void *made) {
     part *p = made;
     if (p == NULL || made == LITE_INIT_FAILED) return;
     msq_graph_free(&p->graph);
+    for (int32_t i = 0; i < p->copy_count; i++) free(p->copies[i]);
+    free(p->copies);
     free(p->places);
     free(p->arena);
     free(p);
@@ -251,26 +268,28 @@ uint32_t msq_litert_abi(void) { return MSQ_LITERT_ABI; }
 
 int32_t msq_litert_operators(const lite_delegate *face) { return ((const delegate *)face)->operators; }
 
-/* Read the options, of which there is one. */
-static msq_status read_threads(const char *const *keys, const char *const *values, size_t count, int32_t *threads) {
-    *threads = 1;
-    for (size_t i = 0; i < count; i++) {
-        char *end;
-        if (strcmp(keys[i], "threads")) return msq_fail(MSQ_INVALID, "unknown option %s; there is: threads", keys[i]);
-        const long found = strtol(values[i], &end, 10);
-        if (end == values[i] || *end || found < 1 || found > 256)
-            return msq_fail(MSQ_INVALID, "%s threads; 1 to 256 can be had", values[i]);
-        *threads = (int32_t)found;
-    }
-    return MSQ_OK;
+/* Read an option's whole number; false if it is none within low..high. */
+static bool read_number(const char *text, long low, long high, long *number) {
+    char *end;
+    *number = strtol(text, &end, 10);
+    return end != text && *end == 0 && *number >= low && *number <= high;
 }
 
 static msq_status create(const char *const *keys, const char *const *values, size_t count, delegate *made) {
-    int32_t threads;
+    long threads = 1, copies = 0;
     if (made == NULL) return msq_fail(MSQ_MEMORY, "no memory for a delegate");
     if (msq_current_tier() == NULL) return MSQ_UNSUPPORTED;
-    const msq_status status = read_threads(keys, values, count, &threads);
-    return status ? status : msq_threads_create(threads, &made->threads);
+    for (size_t i = 0; i < count; i++) {
+        const bool is_threads = strcmp(keys[i], "threads") == 0;
+        if (!is_threads && strcmp(keys[i], "copy"))
+            return msq_fail(MSQ_INVALID, "unknown option %s; there are: copy, threads", keys[i]);
+        if (is_threads && !read_number(values[i], 1, 256, &threads))
+            return msq_fail(MSQ_INVALID, "%s threads; 1 to 256 can be had", values[i]);
+        if (!is_threads && !read_number(values[i], 0, 1, &copies))
+            return msq_fail(MSQ_INVALID, "copy=%s; it is 0 or 1", values[i]);
+    }
+    made->copies = copies;
+    return msq_threads_create((int32_t)threads, &made->threads);
 }
 
 lite_delegate *tflite_plugin_create_delegate(const char *const *keys, const char *const *values, size_t count,

@@ -24,8 +24,11 @@ MSQ_API uint32_t msq_litert_abi(void);
 /* How many operators the delegate has taken over so far. */
 MSQ_API int32_t msq_litert_operators(const struct lite_delegate *delegate);
 
-/* Make a delegate. Options: "threads", 1 to 256, the calling one included; without it 1. NULL, after report_error has had
- * one line: an option is unknown, or cannot be had. */
+/* Make a delegate. Options:
+ *   threads   1 to 256, the calling one included; without it 1
+ *   copy      1: weights of a model that does not lie at a multiple of 64 bytes, as one in an archive or in an
+ *             application's own memory may not, are copied where they can be read; without it they are refused
+ * NULL, after report_error has had one line: an option is unknown, or cannot be had. */
 MSQ_API struct lite_delegate *tflite_plugin_create_delegate(const char *const *keys, const char *const *values,
                                                             size_t count, void (*report_error)(const char *));
 MSQ_API void tflite_plugin_destroy_delegate(struct lite_delegate *delegate);
