@@ -66,6 +66,20 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         return schema.BufferEnd(builder)
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Holds equal vectors once: shapes, zero points, options. Names and offsets to tables are not among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:
+        key = x.dtype.str, x.tobytes()
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
+
+
 class File:
     """The file: subgraphs, the first of which is the model, and the constants that they share."""
 
@@ -119,7 +133,7 @@ class File:
 
     def content(self) -> bytes:
         """Return the file's bytes."""
-        builder = flatbuffers.Builder()
+        builder = _Builder()
         builder.Finish(self._model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
 
@@ -150,7 +164,7 @@ class Subgraph:
             data: of a constant, as it is stored.
         """
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.hasRank = name, list(shape), kind, True
+        tensor.name, tensor.shape, tensor.type, tensor.hasRank = name, np.array(shape, np.int32), kind, True
         tensor.buffer = 0 if data is None else self._file.buffer(data)
         if len(scales):
             tensor.quantization = schema.QuantizationParametersT()

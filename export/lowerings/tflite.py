@@ -28,8 +28,8 @@ PACKAGES = ("ai-edge-litert",)
 SIGNATURE = "serving_default"
 PREFIX = "msq."
 
-_KNOWN = {"kind", "module", "inputs", "output", "table"}
-"""What model.json says of a node and an operator has elsewhere, or needs not."""
+_KNOWN = {"kind", "name", "module", "inputs", "output", "table"}
+"""What model.json says of a node, and an operator by its place in the graph. So like operators share their options."""
 
 
 def content_bytes(model: IntegerModel) -> int:

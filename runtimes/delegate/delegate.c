@@ -25,6 +25,7 @@ typedef struct {
     uint8_t *arena;
     void **copies; /* of packed weights, at most one a node */
     int32_t copy_count;
+    char refusal[256]; /* why it cannot run, if it cannot */
 } part;
 
 /* Where a node's arrays lie: they are its inputs behind the activations, in the order in which its operation reads them. */
@@ -75,6 +76,10 @@ static msq_status find(const msq_graph *graph, const msq_node *node, const char 
     return MSQ_OK;
 }
 
+static void name_of(const lite_tensor *tensor, char name[MOST_NAME]) {
+    snprintf(name, MOST_NAME, "%s", tensor->name ? tensor->name : "");
+}
+
 /* Find the graph's tensor of a place in the runtime's array, or append it; −1 where it cannot be one of ours. */
 static int32_t tensor_at(part *p, const lite_context *context, int place, bool is_input) {
     msq_graph *graph = &p->graph;
@@ -82,7 +87,7 @@ static int32_t tensor_at(part *p, const lite_context *context, int place, bool i
         if (p->places[i] == place) return i;
     const lite_tensor *given = &context->tensors[place];
     msq_tensor tensor = {.is_input = is_input, .scale = 1};
-    snprintf(tensor.name, sizeof tensor.name, "%s", given->name ? given->name : "");
+    name_of(given, tensor.name);
     size_t count;
     const int dtype = dtype_of(given, &count);
     if (dtype < 0 || (given->type != LITE_INT8 && given->type != LITE_FLOAT32)) {
@@ -113,22 +118,26 @@ static const msq_operation *operation_of(const lite_registration *registration) 
     return found && !found->is_view && found->inputs > 0 ? found : NULL;
 }
 
+/* Whether tensors are all there: optional ones, which have a place of −1, are none of ours. */
+static bool are_there(const lite_context *context, const lite_ints *places) {
+    for (int i = 0; i < places->size; i++)
+        if (places->data[i] < 0 || (size_t)places->data[i] >= context->tensors_size) return false;
+    return true;
+}
+
 static msq_status add_node(part *p, const lite_context *context, const lite_node *given, const msq_operation *operation,
                            bool copies) {
     msq_graph *graph = &p->graph;
     msq_json *json = &graph->json;
     msq_node node = {.operation = operation, .inputs = graph->inputs + graph->input_count};
     arrays of = {context, given->inputs, operation->inputs, copies ? p : NULL};
-    msq_status status = msq_flexbuffer_parse(json, given->custom_initial_data, (size_t)given->custom_initial_data_size);
-    if (status) return msq_fail(status, "%s%s: %s", PREFIX, operation->kind, msq_error());
-    const int32_t name = msq_json_member(json, 0, "name");
-    if (msq_json_is(json, name, JSON_STRING) && json->values[name].size < sizeof node.name)
-        memcpy(node.name, json->values[name].at, json->values[name].size);
-    bool fits = given->inputs->size >= of.next && given->outputs->size == 1;
-    for (int i = 0; fits && i < given->inputs->size; i++)
-        fits = given->inputs->data[i] >= 0 && (size_t)given->inputs->data[i] < context->tensors_size;
-    if (!fits) return msq_node_fail(&node, MSQ_INVALID, "it has %d inputs and %d outputs", given->inputs->size,
+    if (given->inputs->size < of.next || given->outputs->size != 1 || !are_there(context, given->inputs) ||
+        !are_there(context, given->outputs))
+        return msq_node_fail(&node, MSQ_INVALID, "it has %d inputs and %d outputs", given->inputs->size,
                              given->outputs->size);
+    name_of(&context->tensors[given->outputs->data[0]], node.name); /* it is called by what it makes */
+    msq_status status = msq_flexbuffer_parse(json, given->custom_initial_data, (size_t)given->custom_initial_data_size);
+    if (status) return msq_kernel_failed(&node, status);
     for (int i = 0; i < operation->inputs; i++) {
         const int32_t tensor = tensor_at(p, context, given->inputs->data[i], true);
         if (tensor < 0) return msq_kernel_failed(&node, MSQ_INVALID);
@@ -182,7 +191,7 @@ static msq_status build(part *p, lite_context *context, const lite_part *given, 
 static void free_part(lite_context *context, void *made) {
     (void)context;
     part *p = made;
-    if (p == NULL || made == LITE_INIT_FAILED) return;
+    if (p == NULL) return;
     msq_graph_free(&p->graph);
     for (int32_t i = 0; i < p->copy_count; i++) free(p->copies[i]);
     free(p->copies);
@@ -191,21 +200,23 @@ static void free_part(lite_context *context, void *made) {
     free(p);
 }
 
+/* What is refused here is told by `prepare`: a runtime goes on after a failure of this, and says other things too. */
 static void *init(lite_context *context, const char *buffer, size_t length) {
     (void)length;
     const lite_part *given = (const lite_part *)(const void *)buffer;
     part *p = calloc(1, sizeof *p);
-    if (p == NULL || build(p, context, given, (delegate *)given->delegate)) {
-        context->ReportError(context, "msq: %s", p ? msq_error() : "no memory for a graph");
-        free_part(context, p);
-        return LITE_INIT_FAILED;
-    }
+    if (p && build(p, context, given, (delegate *)given->delegate))
+        snprintf(p->refusal, sizeof p->refusal, "%s", msq_error());
     return p;
 }
 
 /* Called again when an input was resized: the graph is made for the shapes in the file. */
 static int prepare(lite_context *context, lite_node *node) {
     const part *p = node->user_data;
+    if (p == NULL || p->refusal[0]) {
+        context->ReportError(context, "msq: %s\n", p ? p->refusal : "no memory for a graph");
+        return LITE_ERROR;
+    }
     for (int32_t i = 0; i < p->graph.tensor_count; i++) {
         const msq_tensor *tensor = &p->graph.tensors[i];
         const lite_tensor *given = &context->tensors[p->places[i]];
@@ -213,7 +224,7 @@ static int prepare(lite_context *context, lite_node *node) {
         bool fits = given->dims->size == tensor->rank + 1 && given->dims->data[0] == 1;
         for (int32_t k = 0; fits && k < tensor->rank; k++) fits = given->dims->data[k + 1] == tensor->shape[k];
         if (fits) continue;
-        context->ReportError(context, "msq: tensor %s: the file's shape cannot be changed", tensor->name);
+        context->ReportError(context, "msq: tensor %s: the file's shape cannot be changed\n", tensor->name);
         return LITE_ERROR;
     }
     return LITE_OK;
@@ -229,7 +240,7 @@ static int invoke(lite_context *context, lite_node *node) {
         if (tensor->dtype != MSQ_FLOAT32 || !tensor->is_input) continue;
         const size_t wrong = msq_first_nan((const float *)tensor->data, tensor->count);
         if (wrong == tensor->count) continue;
-        context->ReportError(context, "msq: tensor %s: element %d is not a number", tensor->name, (int)wrong);
+        context->ReportError(context, "msq: tensor %s: element %d is not a number\n", tensor->name, (int)wrong);
         return LITE_ERROR;
     }
     for (int32_t i = 0; i < graph->node_count; i++)

@@ -13,9 +13,6 @@ enum { LITE_FLOAT32 = 1, LITE_INT32 = 2, LITE_UINT8 = 3, LITE_INT8 = 9 }; /* TfL
 enum { LITE_READ_ONLY = 1 };                                           /* kTfLiteMmapRo, of TfLiteAllocationType */
 enum { LITE_ALLOWS_DYNAMIC_TENSORS = 1 };                              /* of TfLiteDelegateFlags */
 
-/* TfLiteKernelInitFailed() */
-#define LITE_INIT_FAILED ((void *)(intptr_t)-1)
-
 typedef struct {
     int size;
     int data[];

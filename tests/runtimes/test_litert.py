@@ -1,5 +1,5 @@
-"""LiteRT with our delegate: what it promises, and how it refuses. That it gives the oracle's integers of random models is
-tested beside the other runtimes."""
+"""LiteRT with our delegate: what it promises, and how it refuses. That it gives the oracle's integers is tested beside
+the other runtimes, on random models."""
 
 import os
 import subprocess
@@ -279,7 +279,7 @@ def test_weights_that_lie_at_no_multiple_of_64_bytes_are_copied_if_asked_for_and
         )
         assert_gives(interpreter, image, adapter.load(bundle, 1).run(image))
         if behind:
-            with pytest.raises((RuntimeError, ValueError), match=f"conv2d n1: its packed weights lie {behind} bytes"):
+            with pytest.raises((RuntimeError, ValueError), match=f"conv2d t1: its packed weights lie {behind} bytes"):
                 Interpreter(
                     model_content=kept[-1], experimental_delegates=[load_delegate(str(PLACE))]
                 ).allocate_tensors()
@@ -292,29 +292,26 @@ def assert_gives(interpreter: Interpreter, image: np.ndarray, output: np.ndarray
     np.testing.assert_array_equal(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), output)
 
 
-def options(content: bytes) -> list[tuple[str, int, int]]:
-    """Return the name, the place and the size of every custom operator's options in a file."""
-    file, found = schema.Model.GetRootAsModel(content), []
-    graph = file.Subgraphs(0)
-    for index in range(graph.OperatorsLength()):
-        operator = graph.Operators(index)
+def options(content: bytes) -> list[tuple[int, int]]:
+    """Return the places and sizes of all that custom operators say of themselves in a file; like ones share it."""
+    graph, found = schema.Model.GetRootAsModel(content).Subgraphs(0), set()
+    for operator in map(graph.Operators, range(graph.OperatorsLength())):
         if operator.CustomOptionsLength():
-            name = file.OperatorCodes(operator.OpcodeIndex()).CustomCode().decode()
-            place = operator._tab.Vector(operator._tab.Offset(14))
-            found.append((name, place, operator.CustomOptionsLength()))
-    return found
+            found.add((operator._tab.Vector(operator._tab.Offset(14)), operator.CustomOptionsLength()))
+    return sorted(found)
 
 
 def test_options_that_are_cut_are_refused_by_the_operator_s_name(bundle: Path, tmp_path: Path):
     whole = (bundle / "model.tflite").read_bytes()
-    for name, place, size in options(whole):
+    for place, size in options(whole):
         for left in (0, 1, 2, size // 2, size - 1):
             content = bytearray(whole)
             content[place - 4 : place] = left.to_bytes(4, "little")
             (tmp_path / "model.tflite").write_bytes(content)
-            with pytest.raises(BundleError, match=rf"{name}: its options .*FlexBuffer") as caught:
+            with pytest.raises(BundleError, match=r"msq: \w+ t\d+: its options .*FlexBuffer") as caught:
                 adapter.load(tmp_path, 1)
             assert "\n" not in str(caught.value)
+            assert "unresolved" not in str(caught.value)
 
 
 @settings(max_examples=200)
@@ -322,7 +319,7 @@ def test_options_that_are_cut_are_refused_by_the_operator_s_name(bundle: Path, t
 def test_options_altered_anywhere_run_or_are_refused(bundle: Path, tmp_path_factory: pytest.TempPathFactory, data):
     content = bytearray((bundle / "model.tflite").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        _, place, size = data.draw(st.sampled_from(options(bytes(content))))
+        place, size = data.draw(st.sampled_from(options(bytes(content))))
         content[place + data.draw(st.integers(0, size - 1))] = data.draw(st.integers(0, 255))
     folder = tmp_path_factory.mktemp("altered")
     (folder / "model.tflite").write_bytes(content)
