@@ -60,7 +60,7 @@ $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
 # With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS))
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert,$(RUNTIME)),$(KERNELS))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -85,7 +85,7 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
-kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
+kernels: $(KERNELS) ## build the packed kernels, the native runtime and the delegate for x86-64 and aarch64, with zig from PyPI
 
 # $(call zig_build,processor,C library,folder,more options of CMake,targets)
 define zig_build
@@ -118,12 +118,14 @@ wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both pr
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,$(LIBRARIES:%=msq_%))
 
-sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
+sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the C libraries under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
-	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
+	    MSQ_LITERT_LIBRARY=build/kernels/asan/libmsq_litert.so \
+	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py \
+	    tests/runtimes/test_litert.py -k "not emulated"
 
 test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
