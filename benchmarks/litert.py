@@ -90,17 +90,20 @@ def _packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 
 def session(layer: Layer, bits: int = 8) -> Session:
     """Return the layer, float32 in and out, on one thread of LiteRT, run as ONNX Runtime's sessions are."""
-    return _Interpreter(model(layer, bits))
+    return Running(Interpreter(model_content=model(layer, bits), num_threads=1))
 
 
-class _Interpreter:
-    def __init__(self, content: bytes) -> None:
-        self._interpreter = Interpreter(model_content=content, num_threads=1)
+class Running:
+    """An interpreter, run as ONNX Runtime's sessions are: with nothing between."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
 
     def run(self, names: None, inputs: dict[str, Any]) -> list[Any]:
+        """Return the output in a list."""
         self._interpreter.set_tensor(self._input, inputs["x"])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(self._output)]

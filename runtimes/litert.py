@@ -73,15 +73,20 @@ class LitertSession:
         return dict(zip(probe.names(), probe.run(images), strict=True))
 
 
-def _open(path: Path, threads: int) -> File:
-    """Return a file on a delegate of its own. One that has nothing for it would run on LiteRT alone: it is refused."""
-    place, library = _library()
+def delegate(threads: int) -> Any:
+    """Return a delegate, for one interpreter. Raises DeviceError when it is not built, or cannot have the threads."""
+    place, _ = _library()
     try:
-        delegate = litert().load_delegate(str(place), {"threads": threads})
+        return litert().load_delegate(str(place), {"threads": threads})
     except (ValueError, OSError) as error:
         raise DeviceError(f"the delegate for LiteRT cannot be had: {one_line(error)}") from None
-    file = File(path, threads, delegate)
-    if library.msq_litert_operators(delegate._get_native_delegate_pointer()) == 0:
+
+
+def _open(path: Path, threads: int) -> File:
+    """Return a file on a delegate of its own. One that has nothing for it would run on LiteRT alone: it is refused."""
+    taking = delegate(threads)
+    file = File(path, threads, taking)
+    if _library()[1].msq_litert_operators(taking._get_native_delegate_pointer()) == 0:
         raise BundleError(f"{path}: it has no packed operators", hint="export it for litert, or run it on litert-stock")
     return file
 
