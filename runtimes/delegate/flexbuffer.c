@@ -1,12 +1,14 @@
-/* A reader of FlexBuffers (flatbuffers.dev, "FlexBuffers internals"). A value is told by a byte of its type and width; all
- * but numbers and booleans lie in front of what refers to them, by an offset back. Nothing of a buffer is believed. */
+/* A reader of FlexBuffers (flatbuffers.dev, "FlexBuffers internals"). A value is told by a byte of its type and width;
+ * all but numbers and booleans lie in front of what refers to them, by an offset back. Nothing of a buffer is believed.
+ */
 #include "flexbuffer.h"
 
 #include <string.h>
 
 #include "tier.h"
 
-enum { INT = 1, UINT, FLOAT, KEY, STRING, MAP = 9, VECTOR, VECTOR_INT, VECTOR_UINT, VECTOR_FLOAT, VECTOR_KEY, BOOL = 26 };
+enum { INT = 1, UINT, FLOAT, KEY, STRING, MAP = 9, VECTOR, VECTOR_INT, VECTOR_UINT, VECTOR_FLOAT, VECTOR_KEY };
+enum { BOOL = 26 };
 enum { MOST_DEPTH = 8, MOST_COUNT = 1 << 16 };
 #define NOWHERE SIZE_MAX
 
@@ -32,7 +34,8 @@ static size_t referred(const reader *r, size_t place, size_t width, size_t befor
     return back <= place && place - back >= before ? place - (size_t)back : NOWHERE;
 }
 
-/* Read a count of elements, `width` bytes in front of them; false if they go beyond the end, with so many bytes for each. */
+/* Read a count, which lies `width` bytes in front of its elements; false if they go beyond the end, of so many bytes
+ * each. */
 static bool counted(const reader *r, size_t elements, size_t width, size_t bytes, size_t *count) {
     const uint64_t found = unsigned_at(r->content + elements - width, width);
     *count = (size_t)found;
@@ -62,8 +65,8 @@ static double number_at(const uint8_t *at, size_t width, int type) {
     return number;
 }
 
-/* Add the value of a type that is told at `place` by `width` bytes: itself, or an offset to it. told: its type and, where
- * it lies elsewhere, its width there. */
+/* Add the value that `width` bytes at `place` are, or refer to. told: its type and, where it lies elsewhere, its width
+ * there. */
 static msq_status add_value(reader *r, size_t place, size_t width, uint8_t told, int depth) {
     const int type = told >> 2;
     if (type == INT || type == UINT || type == BOOL || (type == FLOAT && width >= sizeof(float))) {

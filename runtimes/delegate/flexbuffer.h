@@ -4,7 +4,7 @@
 
 #include "json.h"
 
-/* Cut a FlexBuffer, which must outlive the result, into the values that a JSON text of the same content has: of numbers,
+/* Cut a FlexBuffer, which must outlive the result, into the values that a JSON text of the same content has: numbers,
  * booleans, strings, vectors and maps. MSQ_FILE: it is none, it is cut, or it holds something else. */
 msq_status msq_flexbuffer_parse(msq_json *json, const uint8_t *content, size_t size);
 

@@ -1,10 +1,10 @@
-/* The delegate for LiteRT, and for TensorFlow Lite before it: runs the custom operators "msq.*" of a packed .tflite file on
- * the packed kernels, with exactly the arithmetic of the integer model.
+/* The delegate for LiteRT, and for TensorFlow Lite before it: runs the custom operators "msq.*" of a packed .tflite file
+ * on the packed kernels, with exactly the arithmetic of the integer model.
  *
  * Load it as an external delegate: load_delegate("libmsq_litert.so", {"threads": 2}) in Python,
- * TfLiteExternalDelegateOptionsDefault("libmsq_litert.so") in C. Weights stay in the file that the runtime maps. All that a
- * model needs is allocated while it is loaded; running allocates nothing. A delegate serves one interpreter, which it must
- * outlive. */
+ * TfLiteExternalDelegateOptionsDefault("libmsq_litert.so") in C. Weights stay in the file that the runtime maps. All
+ * that a model needs is allocated while it is loaded; running allocates nothing. A delegate serves one interpreter,
+ * which it must outlive. */
 #ifndef MSQ_LITERT_H
 #define MSQ_LITERT_H
 

@@ -1,6 +1,6 @@
-/* The part of TensorFlow Lite's C interface that a delegate needs, declared from its documented binary interface: records
- * whose members keep their places. Names and order follow tflite/core/c/common.h of LiteRT 2.x, which took them over from
- * TensorFlow Lite 2.x; a file's tensors are an array, so the whole of a tensor's record must be as long as there. */
+/* The part of TensorFlow Lite's C interface that a delegate needs, declared from its documented binary interface:
+ * records whose members keep their places. They follow tflite/core/c/common.h of LiteRT 2, which took them over from
+ * TensorFlow Lite 2. Tensors lie in an array: the record of one must be as long as there. */
 #ifndef MSQ_TFLITE_API_H
 #define MSQ_TFLITE_API_H
 
@@ -12,6 +12,7 @@ enum { LITE_OK = 0, LITE_ERROR = 1 };                                  /* TfLite
 enum { LITE_FLOAT32 = 1, LITE_INT32 = 2, LITE_UINT8 = 3, LITE_INT8 = 9 }; /* TfLiteType */
 enum { LITE_READ_ONLY = 1 };                                           /* kTfLiteMmapRo, of TfLiteAllocationType */
 enum { LITE_ALLOWS_DYNAMIC_TENSORS = 1 };                              /* of TfLiteDelegateFlags */
+enum { LITE_DEQUANTIZE = 6, LITE_RESHAPE = 22 };                       /* of TfLiteBuiltinOperator */
 
 typedef struct {
     int size;
@@ -53,7 +54,7 @@ typedef struct {
     bool might_have_side_effect;
 } lite_node;
 
-/* TfLiteRegistration, which is handed over by value; a longer one of a later release finds zeros behind what it knows. */
+/* TfLiteRegistration, which is handed over by value; a longer one of a later release finds zeros at its end. */
 typedef struct {
     void *(*init)(lite_context *context, const char *buffer, size_t length);
     void (*free)(lite_context *context, void *made);

@@ -1,5 +1,5 @@
-/* A graph is put together. Nothing is believed of what it is made from: edges, shapes and sizes are checked here, what an
- * operation says of itself in operators.c. */
+/* A graph is put together. Nothing is believed of what it is made from: edges, shapes and sizes are checked here, what
+ * an operation says of itself in operators.c. */
 #include "graph.h"
 
 #include <stdarg.h>

@@ -205,6 +205,16 @@ static msq_status read_view(msq_graph *graph, msq_node *node, int32_t json) {
     return msq_is_int8(x, 0) && msq_is_int8(y, 0) && x->count == y->count ? MSQ_OK : misshapen(node);
 }
 
+/* The planner lets a view lie where its input lies, but for what the caller holds. */
+static void run_view(const msq_graph *graph, msq_node *node) {
+    const msq_tensor *x = msq_input_of(graph, node, 0);
+    msq_tensor *y = msq_output_of(graph, node);
+    if (y->is_output)
+        memcpy(y->data, x->data, y->count);
+    else
+        y->data = x->data;
+}
+
 static msq_status read_transpose(msq_graph *graph, msq_node *node, int32_t json) {
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
     const msq_status status = msq_read_ints(graph, node, json, "axes", x->rank, 0, x->rank - 1, node->axes);
@@ -421,11 +431,11 @@ static const msq_operation OPERATIONS[] = {
     {"lookup", 1, read_lookup, run_lookup, false, true},
     {"multiply", 2, read_arithmetic, run_multiply, false, true},
     {"max_pool", 1, read_max_pool, run_max_pool, false, false},
-    {"flatten", 1, read_view, run_nothing, true, false},
+    {"flatten", 1, read_view, run_view, true, false},
     {"matmul", 2, read_matmul, run_matmul, false, false},
     {"softmax", 1, read_softmax, run_softmax, false, true},
     {"layer_norm", 1, read_layer_norm, run_layer_norm, false, true},
-    {"reshape", 1, read_view, run_nothing, true, false},
+    {"reshape", 1, read_view, run_view, true, false},
     {"transpose", 1, read_transpose, run_transpose, false, false},
     {"concat", -1, read_concat, run_concat, false, false},
     {"slice", 1, read_slice, run_slice, false, false},
