@@ -1,5 +1,5 @@
-/* The delegate for LiteRT, and for TensorFlow Lite before it: runs the custom operators "msq.*" of a packed .tflite file
- * on the packed kernels, with exactly the arithmetic of the integer model.
+/* The delegate for LiteRT, and for TensorFlow Lite before it: runs the custom operators "msq.*" of a packed .tflite
+ * file on the packed kernels, with exactly the arithmetic of the integer model.
  *
  * Load it as an external delegate: load_delegate("libmsq_litert.so", {"threads": 2}) in Python,
  * TfLiteExternalDelegateOptionsDefault("libmsq_litert.so") in C. Weights stay in the file that the runtime maps. All

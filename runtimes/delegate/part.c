@@ -20,8 +20,7 @@ typedef struct {
     char refusal[256]; /* why it cannot run, if it cannot */
 } part;
 
-/* Where a node's arrays lie: its inputs behind the activations are they, in the order in which its operation reads them.
- */
+/* Where a node's arrays lie: they are its inputs behind the activations, in the order in which they are read. */
 typedef struct {
     const lite_context *context;
     const lite_ints *inputs;

@@ -110,8 +110,8 @@ msq_status msq_graph_make(msq_graph *graph, int32_t tensors, int32_t nodes, int3
 /* Append a tensor. Its name, dtype, rank, shape, scale and zero are given; its index is the count before. */
 msq_status msq_graph_add_tensor(msq_graph *graph, const msq_tensor *tensor);
 
-/* Append a node. Its name, operation, output and inputs, which lie in graph->inputs behind those of the nodes before it,
- * are given; what else it says are members of `json`, a value of graph->json. */
+/* Append a node. Its name, operation, output and inputs are given, these in graph->inputs behind those of the nodes
+ * before it; what else it says are members of `json`, a value of graph->json. */
 msq_status msq_graph_add_node(msq_graph *graph, const msq_node *node, int32_t json);
 
 /* Fail, naming the node before what is wrong with it. */

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtimes
-from export.lowerings import lowering
+from export.lowerings import _tflite_layers, _tflite_moves, lowering
 from msq.errors import BundleError, DeviceError, MsqError
 from msq.integer_model import IntegerModel
+from msq.nodes import AveragePool, MaxPool
 from runtimes import _kernels
 from runtimes.litert import LIBRARY_VARIABLE, _library
 
@@ -327,6 +328,32 @@ def test_options_altered_anywhere_run_or_are_refused(bundle: Path, tmp_path_fact
         adapter.load(folder, 1).run(IMAGES[:1])
     except MsqError as error:
         assert "\n" not in str(error)
+
+
+def nodes(folder: Path) -> list[str]:
+    """Return what LiteRT knows of a packed file's operators: those of the file, then those that took some over."""
+    interpreter = Interpreter(str(folder / "model.tflite"), experimental_delegates=[load_delegate(str(PLACE))])
+    interpreter.allocate_tensors()
+    return [operator["op_name"] for operator in interpreter._get_ops_details()]
+
+
+def test_a_convolutional_net_is_one_node(bundle: Path):
+    assert nodes(bundle).count("DELEGATE") == 1
+
+
+def test_operators_of_litert_s_own_can_stand_between_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stock = {MaxPool: _tflite_layers.max_pool, AveragePool: _tflite_layers.average_pool}
+    monkeypatch.setattr(_tflite_moves, "EMIT", {**_tflite_moves.EMIT, **stock})
+    chain = net(4)
+    chain._clamp = lambda: WHOLE  # type: ignore[method-assign]
+    written(chain, tmp_path)
+    assert {"MAX_POOL_2D", "MEAN", "msq.conv2d"} <= set(nodes(tmp_path))
+    images = chain.images()
+    oracle = runtimes.adapter("reference").load(tmp_path, 1)
+    session = adapter.load(tmp_path, 2)
+    np.testing.assert_array_equal(session.run(images), oracle.run(images))
+    for name, values in oracle.tensors(images).items():
+        np.testing.assert_array_equal(session.tensors(images)[name], values, err_msg=name)
 
 
 def test_sums_are_done_by_the_layer_before_them_unless_somebody_wants_its_own_result(tmp_path: Path):
