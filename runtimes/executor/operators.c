@@ -152,7 +152,7 @@ static void run_average_pool(const msq_graph *graph, msq_node *node) {
 
 static msq_status read_lookup(msq_graph *graph, msq_node *node, int32_t json) {
     int32_t table[256];
-    const void *codes = NULL; /* in files that hold arrays of any kind it is one of them */
+    const void *codes = NULL; /* model.json spells it out, other files hold it as an array */
     const bool is_array = msq_json_member(&graph->json, json, "table") < 0;
     const msq_status status = is_array ? msq_read_array(graph, node, "table", "int8", 256, &codes)
                                        : msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
