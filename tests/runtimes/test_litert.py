@@ -238,6 +238,13 @@ except runtimes.litert.DeviceError as error:
     assert "no tier is named sse9 here" in done.stdout
 
 
+def test_a_file_that_is_cut_is_refused(bundle: Path, tmp_path: Path):
+    whole = (bundle / "model.tflite").read_bytes()
+    (tmp_path / "model.tflite").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BundleError, match=r"model\.tflite: LiteRT refuses it: The model is not a valid Flatbuffer"):
+        adapter.load(tmp_path, 1)
+
+
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\0\0\0\0TFL3", None])
 def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes | None):
     if content is not None:
