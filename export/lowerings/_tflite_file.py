@@ -67,11 +67,17 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]
-    """Holds equal vectors once: shapes, zero points, options. Names and offsets to tables are not among them."""
+    """Holds equal vectors once: names, shapes, zero points, options."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._names: dict[str, int] = {}
         self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
+        if s not in self._names:
+            self._names[s] = super().CreateString(s, encoding, errors)
+        return self._names[s]
 
     def CreateNumpyVector(self, x: NDArray[Any]) -> int:
         key = x.dtype.str, x.tobytes()

@@ -58,7 +58,7 @@ def build(model: IntegerModel, outputs: list[str]) -> bytes:
 
 def _packed(graph: Graph, node: Node) -> None:
     constants = [
-        graph.parameter(f"{node.name}.{name}", data, KINDS[data.dtype.name], data.shape)
+        graph.parameter(name, data, KINDS[data.dtype.name], data.shape)
         for name, data in _arrays(node).items()
         if data.size
     ]
