@@ -74,8 +74,8 @@ def main(
     figures: list[dict[str, Any]] = []
     for model in track(wanted, "models", console=Console(stderr=True)):
         folder = out / "models" / model.name
-        images = _images(model)
-        checkpoint = _trained(model, images, folder)
+        images = made_up(model)
+        checkpoint = trained(model, images, folder)
         bundle = folder / "bundle"
         if not _is_of(bundle, folder / "checkpoint"):
             export(folder / "checkpoint", bundle, "onnxruntime")
@@ -128,15 +128,15 @@ class _Bundle:
         return self._session.run(inputs["x"])
 
 
-def _images(model: Model) -> Any:
+def made_up(model: Model) -> Any:
     """Return images float32 (n, size, size, 3) whose neighbours are alike, as a photograph's are."""
     coarse = np.random.default_rng(0).uniform(0, 255, (IMAGES, 8, 8, 3)).astype(np.uint8)
     fine = [Image.fromarray(image).resize((model.size, model.size), Image.Resampling.BICUBIC) for image in coarse]
     return np.stack([np.asarray(image, np.float32) / 255 for image in fine])
 
 
-def _trained(model: Model, images: Any, folder: Path) -> Checkpoint:
-    """Train for as long as it takes to drop the bits."""
+def trained(model: Model, images: Any, folder: Path) -> Checkpoint:
+    """Return the checkpoint in `folder`/checkpoint, trained for as long as it takes to drop the bits."""
     for part in ("train", "test"):
         for index, image in enumerate(images):
             path = folder / "data" / part / f"class{index}" / f"{index}.png"
