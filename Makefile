@@ -98,11 +98,13 @@ endef
 
 KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*)
 
-runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
+LIBRARIES := libmsq_kernels.so libmsq_native.so libmsq_tvm.a
+
+$(addprefix runtimes/kernels/lib/%/,$(LIBRARIES)): $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native msq_tvm)
 	@# Moved, not written over: a program may have the last one in use.
-	@mkdir -p $(@D) && for library in kernels native; do \
-	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
+	@mkdir -p $(@D) && for library in $(LIBRARIES); do \
+	    cp build/kernels/$*/$$library $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/$$library; done
 
 # Static, by musl: it runs where there is nothing else.
 runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
