@@ -12,6 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from export.lowerings import _tvm_operators as operators
 from msq.integer_model import IntegerModel
 from msq.nodes import Conv2d, Linear, Node, Tensor
 
@@ -55,11 +56,16 @@ class Graph:
             builder.emit_func_output(output)
         return builder.get()
 
-    def hold_view(self, node: Node, name: str, shape: Sequence[int] | None = None) -> None:
-        """Hold an array of weights.bin in the state, as "<node>.<name>"."""
+    def hold_copy(self, node: Node, name: str, shape: Sequence[int] | None = None) -> None:
+        """Hold an array of weights.bin in the state, as "<node>.<name>".
+
+        It is copied: a view of Relax has an offset, which compiled functions do not take.
+        """
         stored = self.model.placed[f"{node.name}.{name}"]
-        view = relax.op.memory.view(self._weights, shape or stored.shape, stored.dtype, stored.offset)
-        self._state[f"{node.name}.{name}"] = self._builder.emit(view)
+        offset = self.constant([stored.offset], np.int64)
+        self._state[f"{node.name}.{name}"] = self._builder.emit_te(
+            operators.take, self._weights, offset, shape=tuple(shape or stored.shape), dtype=stored.dtype
+        )
 
     def hold_session(self) -> None:
         """Hold what packed layers share, as "session"."""

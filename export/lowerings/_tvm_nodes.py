@@ -53,10 +53,10 @@ def module(model: IntegerModel, weights_bytes: int, layers: Layers) -> tuple[Any
         layers.hold(graph, model.weighted())
         for node in model.nodes:
             if isinstance(node, Constant):
-                graph.hold_view(node, "codes", (1, *node.codes.shape))
+                graph.hold_copy(node, "codes", (1, *node.codes.shape))
             elif isinstance(node, Softmax | LayerNorm):
                 for name in node.arrays():
-                    graph.hold_view(node, name)
+                    graph.hold_copy(node, name)
 
     def run() -> None:
         for node in model.nodes:

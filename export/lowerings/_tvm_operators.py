@@ -35,6 +35,23 @@ def _apart(product: Expression) -> Expression:
     return tirx.max(product, tirx.const(np.finfo(np.float32).min, "float32"))
 
 
+def take(source: Tensor, offset: Tensor, shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Return the array that lies in bytes, little end first. source: uint8 (bytes,). offset: int64 (1,)."""
+    size = np.dtype(dtype).itemsize
+
+    def value(*at: Expression) -> Expression:
+        index = tirx.const(0, "int64")
+        for place, length in zip(at, shape, strict=True):
+            index = index * length + place
+        first = offset[0] + index * size
+        word = source[first].astype(f"uint{8 * size}")
+        for byte in range(1, size):
+            word = word | source[first + byte].astype(f"uint{8 * size}") << tirx.const(8 * byte, f"uint{8 * size}")
+        return tirx.reinterpret(dtype, word)
+
+    return te.compute(shape, value, "take")
+
+
 def quantize(x: Tensor, scalars: Tensor) -> Tensor:
     """float32 → int8. scalars: [scale, *grid]."""
     return te.compute(x.shape, lambda *at: _code(x(*at) / scalars[0], scalars, 1), "quantize")
