@@ -10,6 +10,7 @@ import importlib.util
 import json
 import platform
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,7 @@ class TvmSession:
         _require_library(self._path)
         weights = _mapped(bundle / WEIGHTS_FILE)
         try:
-            library = self._ffi.load_module(self._path, keep_module_alive=False)
-            self._machine = library["vm_load_executable"]()
+            self._machine = _opened(self._ffi, self._path)["vm_load_executable"]()
             self._machine["vm_initialization"](_CPU, 0, _POOLED)
             self._state = self._machine["load"](self._ffi.from_dlpack(weights), threads)
             self._main = self._machine["main"]
@@ -180,6 +180,14 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         return np.memmap(path, np.uint8, "c") if path.stat().st_size else aligned(1)[:0]
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file", hint="export again") from None
+
+
+def _opened(ffi: Any, path: Path) -> Any:
+    """Return a library, opened by a name of its own: by one that it knows, the system gives what it opened before."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder, path.name)
+        name.symlink_to(path.absolute())
+        return ffi.load_module(name, keep_module_alive=False)
 
 
 def _require_library(path: Path) -> None:

@@ -24,16 +24,16 @@ class Graph:
 
     Args:
         model: saved, so that it is known where its arrays lie.
-        weights_bytes: size of weights.bin.
+        weight_bytes: size of weights.bin.
     """
 
-    def __init__(self, model: IntegerModel, weights_bytes: int) -> None:
-        self.model = model
+    def __init__(self, model: IntegerModel, weight_bytes: int) -> None:
+        self.model, self.weight_bytes = model, weight_bytes
         self.steps: list[list[str]] = []
         """The tensors that each call of main makes, in order."""
         self._values: dict[str, Value] = {}
         self._builder = relax.BlockBuilder()
-        self._weights = relax.Var("weights", relax.TensorType((weights_bytes,), "uint8"))
+        self._weights = relax.Var("weights", relax.TensorType((weight_bytes,), "uint8"))
         self._threads = relax.Var("threads", tvm.ir.PrimType("int64"))
         self._state: dict[str, Value] = {}
         self._constants: dict[bytes, Value] = {}
@@ -67,6 +67,10 @@ class Graph:
             operators.take, self._weights, offset, shape=tuple(shape or stored.shape), dtype=stored.dtype
         )
 
+    def hold_weights(self) -> None:
+        """Hold the whole of weights.bin, as it is mapped."""
+        self._state["weights"] = self._weights
+
     def hold_session(self) -> None:
         """Hold what packed layers share, as "session"."""
         self._state["session"] = self._builder.emit(_call("msq_session", self._threads))
@@ -75,6 +79,11 @@ class Graph:
         """Hold a packed layer, as "<node>.layer"; words are a layer_words of runtimes/kernels/tvm.c."""
         call = _call("msq_layer", self._state["session"], self._weights, relax.const(words, "int32"))
         self._state[f"{node.name}.layer"] = self._builder.emit(call)
+
+    @property
+    def weights(self) -> Value:
+        """The whole of weights.bin, which the state holds."""
+        return self._state["weights"]
 
     def held(self, node: Node, name: str) -> Value:
         """Return what the state holds of a node."""

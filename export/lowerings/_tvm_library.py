@@ -1,6 +1,7 @@
 """A Relax module becomes libraries of machine code, linked by zig: no compiler need be installed for any machine."""
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ EDGE = "aarch64"
 """The machine whose library counts: the others only serve the exporting host."""
 DEPLOYED = (runtime.library_file(EDGE), WEIGHTS_FILE)
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "ziglang")
+DEFAULT = ("x86-64", "aarch64")
 GLIBC = "gnu.2.17"
 """The oldest C library that a model's library runs with: that of the kernels."""
 
@@ -42,7 +44,7 @@ class Processor:
 
 
 PROCESSORS: Mapping[str, Processor] = {
-    # Of a machine, the first is the default. Version 2 has SSE4.1, which rounds in one instruction.
+    # Version 2 has SSE4.1, which rounds in one instruction.
     "x86-64": Processor("x86_64", "x86-64-v2"),
     "x86-64-v3": Processor("x86_64", "x86-64-v3"),
     "aarch64": Processor("aarch64", "generic"),
@@ -50,16 +52,16 @@ PROCESSORS: Mapping[str, Processor] = {
     "cortex-a76": Processor("aarch64", "cortex-a76"),
     "cortex-a78ae": Processor("aarch64", "cortex-a78ae"),
 }
-"""What a library can be made for. It matters to what TVM compiles: the packed kernels choose their tier themselves."""
+"""What a library can be made for; of a machine, the oldest is the first. It matters to what TVM compiles: the packed kernels choose their tier themselves."""
 
 
 def write(
     model: IntegerModel, folder: Path, processors: Sequence[str], layers: Layers, *, kernels: bool
 ) -> list[str]:
-    """Write model-<machine>.so for every machine, and steps.json; return their names.
+    """Write model-<machine>.so for every processor's machine, and steps.json; return their names.
 
     Args:
-        processors: keys of PROCESSORS. layers: how layers are said. kernels: link the packed kernels.
+        processors: keys of PROCESSORS, at most one a machine; the host's machine is always among them. layers: how layers are said. kernels: link the packed kernels.
     Raises:
         UsageError: there is no such processor, or two are of one machine.
         LoweringError: the packed kernels or zig are missing.
@@ -81,11 +83,13 @@ def _chosen(names: Sequence[str]) -> list[Processor]:
         if processor.machine in found:
             raise UsageError(
                 f"{', '.join(names)}: two processors of the machine {processor.machine}",
-                hint="a bundle has one library a machine; name the older one",
+                hint="a bundle has one library a machine; name the older processor",
             )
         found[processor.machine] = processor
+    # The host's, where a bundle is tried before it is written.
     for processor in PROCESSORS.values():
-        found.setdefault(processor.machine, processor)
+        if processor.machine == platform.machine():
+            found.setdefault(processor.machine, processor)
     return list(found.values())
 
 
@@ -99,6 +103,7 @@ def _write_library(made: Any, processor: Processor, path: Path, *, kernels: bool
     def linked(out: str, objects: Sequence[str], **_: Any) -> None:
         _link(objects, processor.machine, Path(out), kernels=kernels)
 
+    path.unlink(missing_ok=True)  # and not written over, for a program may have it in use
     executable.export_library(str(path), fcompile=linked)
 
 

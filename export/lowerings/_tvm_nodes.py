@@ -45,9 +45,9 @@ class Layers(Protocol):
         ...
 
 
-def module(model: IntegerModel, weights_bytes: int, layers: Layers) -> tuple[Any, list[list[str]]]:
+def module(model: IntegerModel, weight_bytes: int, layers: Layers) -> tuple[Any, list[list[str]]]:
     """Return the module of a model, and the tensors that each call of its main function makes."""
-    graph = Graph(model, weights_bytes)
+    graph = Graph(model, weight_bytes)
 
     def load() -> None:
         layers.hold(graph, model.weighted())
@@ -116,8 +116,8 @@ def _average_pool(graph: Graph, node: AveragePool) -> None:
 
 
 def _max_pool(graph: Graph, node: MaxPool) -> None:
-    rows, columns, _ = graph.model.tensors[node.output].shape
-    graph.expression(node, operators.max_pool, node=node, rows=rows, columns=columns)
+    size = graph.model.tensors[node.output].shape[:2]
+    graph.expression(node, operators.max_pool, node.kernel, node.stride, node.padding, size)
 
 
 def _matmul(graph: Graph, node: MatMul) -> None:

@@ -5,22 +5,21 @@ their code. `grid` there is the result's: [low − zero point, high − zero poi
 LLVM is told by TVM that it may contract a product and a sum; where both follow one another, `_apart` keeps them apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
 
-from msq.nodes import MaxPool
-
 Tensor = Any
 Expression = Any
+Sizes = Sequence[int]
 
 GRID = 3
 """Scalars of a grid."""
 
 
-def _code(value: Expression, scalars: Tensor, grid: int) -> Expression:
+def code(value: Expression, scalars: Tensor, grid: int) -> Expression:
     """Return clamp(rint(value) + zero point) as int8, for the grid that begins at a place of the scalars."""
     low, high, zero = (scalars[grid + i] for i in range(GRID))
     return (tirx.max(tirx.min(tirx.nearbyint(value), high), low) + zero).astype("int8")
@@ -54,7 +53,7 @@ def take(source: Tensor, offset: Tensor, shape: tuple[int, ...], dtype: str) -> 
 
 def quantize(x: Tensor, scalars: Tensor) -> Tensor:
     """float32 → int8. scalars: [scale, *grid]."""
-    return te.compute(x.shape, lambda *at: _code(x(*at) / scalars[0], scalars, 1), "quantize")
+    return te.compute(x.shape, lambda *at: code(x(*at) / scalars[0], scalars, 1), "quantize")
 
 
 def dequantize(x: Tensor, scalars: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def add(p: Tensor, q: Tensor, scalars: Tensor) -> Tensor:
             _centred(right, scalars[2]) * scalars[3]
         )
 
-    return _broadcast(p, q, lambda left, right: _code(value(left, right), scalars, 4), "add")
+    return _broadcast(p, q, lambda left, right: code(value(left, right), scalars, 4), "add")
 
 
 def multiply(p: Tensor, q: Tensor, scalars: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ def multiply(p: Tensor, q: Tensor, scalars: Tensor) -> Tensor:
     def value(left: Expression, right: Expression) -> Expression:
         return _centred(left, scalars[0]) * _centred(right, scalars[1]) * scalars[2]
 
-    return _broadcast(p, q, lambda left, right: _code(value(left, right), scalars, 3), "multiply")
+    return _broadcast(p, q, lambda left, right: code(value(left, right), scalars, 3), "multiply")
 
 
 def _broadcast(p: Tensor, q: Tensor, value: Callable[[Expression, Expression], Expression], name: str) -> Tensor:
@@ -109,17 +108,17 @@ def average_pool(x: Tensor, scalars: Tensor) -> Tensor:
         "sums",
     )
     return te.compute(
-        sums.shape, lambda *at: _code(sums(*at).astype("float32") * scalars[1], scalars, 2), "average_pool"
+        sums.shape, lambda *at: code(sums(*at).astype("float32") * scalars[1], scalars, 2), "average_pool"
     )
 
 
-def max_pool(x: Tensor, node: MaxPool, rows: int, columns: int) -> Tensor:
-    """Return the maxima of windows; padding never wins."""
+def max_pool(x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, size: Sizes) -> Tensor:
+    """Return the maxima of windows, a map of `size`; padding, (top, left, bottom, right), never wins."""
     n, height, width, channels = x.shape
-    i, j = (te.reduce_axis((0, size)) for size in node.kernel)
-    top, left, bottom, right = node.padding
+    i, j = (te.reduce_axis((0, taps)) for taps in kernel)
+    top, left, bottom, right = padding
     padded = x
-    if any(node.padding):
+    if any(padding):
 
         def pixel(k: Expression, y: Expression, z: Expression, c: Expression) -> Expression:
             inside = tirx.all(y >= top, y < height + top, z >= left, z < width + left)
@@ -127,8 +126,8 @@ def max_pool(x: Tensor, node: MaxPool, rows: int, columns: int) -> Tensor:
 
         padded = te.compute((n, height + top + bottom, width + left + right, channels), pixel, "padded")
     return te.compute(
-        (n, rows, columns, channels),
-        lambda k, y, z, c: te.max(padded(k, y * node.stride[0] + i, z * node.stride[1] + j, c), [i, j]),
+        (n, *size, channels),
+        lambda k, y, z, c: te.max(padded(k, y * stride[0] + i, z * stride[1] + j, c), [i, j]),
         "max_pool",
     )
 
@@ -144,7 +143,7 @@ def matmul(p: Tensor, q: Tensor, scalars: Tensor) -> Tensor:
         return te.sum((left - zeros[0]) * (right - zeros[1]), k)
 
     sums = te.compute((*leading, m, q.shape[-1]), product, "sums")
-    return te.compute(sums.shape, lambda *at: _code(sums(*at).astype("float32") * scalars[2], scalars, 3), "matmul")
+    return te.compute(sums.shape, lambda *at: code(sums(*at).astype("float32") * scalars[2], scalars, 3), "matmul")
 
 
 def softmax(x: Tensor, table: Tensor, scalars: Tensor) -> Tensor:
@@ -161,7 +160,7 @@ def softmax(x: Tensor, table: Tensor, scalars: Tensor) -> Tensor:
     def share(*at: Expression) -> Expression:
         return exponential(*at).astype("float32") / total(*at[:-1]).astype("float32")
 
-    return te.compute(x.shape, lambda *at: _code(share(*at) / scalars[0], scalars, 1), "softmax")
+    return te.compute(x.shape, lambda *at: code(share(*at) / scalars[0], scalars, 1), "softmax")
 
 
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, scalars: Tensor) -> Tensor:
@@ -183,8 +182,8 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, scalars: Tensor) -> Tenso
 
     deviation = te.compute(leading, spread, "deviation")
 
-    def code(*at: Expression) -> Expression:
+    def normalised(*at: Expression) -> Expression:
         normal = (integer(*at) * n - total(*at[:-1])).astype("float32") / deviation(*at[:-1])
-        return _code((_apart(normal * gamma[at[-1]]) + beta[at[-1]]) / scalars[1], scalars, 2)
+        return code((_apart(normal * gamma[at[-1]]) + beta[at[-1]]) / scalars[1], scalars, 2)
 
-    return te.compute(x.shape, code, "layer_norm")
+    return te.compute(x.shape, normalised, "layer_norm")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.lowerings._tvm_library import DEPLOYED, PACKAGES, Graph, kernel_bytes, write
+from export.lowerings._tvm_library import DEFAULT, DEPLOYED, PACKAGES, Graph, kernel_bytes, write
 from msq.integer_model import ALIGNMENT, IntegerModel
 from msq.nodes import Add, Conv2d, Linear, Node
 
@@ -27,11 +27,11 @@ def content_bytes(model: IntegerModel) -> int:
     return model.weight_bytes + model.parameter_bytes + kernel_bytes()
 
 
-def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
+def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = DEFAULT) -> list[str]:
     """Write a library for each processor, and steps.json.
 
     Args:
-        processors: of _tvm_library.PROCESSORS, one a machine; machines that none is named for get their default.
+        processors: keys of _tvm_library.PROCESSORS, at most one a machine; the host's machine is always among them.
     Raises:
         UsageError: there is no such processor.
         LoweringError: the packed kernels or zig are missing.
