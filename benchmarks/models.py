@@ -1,13 +1,14 @@
 """Whole models at MSQ's bits beside ONNX Runtime's int8: make bench-models.
 
 Each model of the zoo goes through the toolchain on a few made-up images, which is enough for mixed widths, and runs as
-its bundle, on the native runtime and through the hook. The rival is what a user gets without us: the float net exported
+its bundle, on the native runtime and through the hooks into ONNX Runtime and TVM. The rival is what a user gets without us: the float net exported
 by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights per channel). All take and
 return float32, on one thread; they take turns in one process, run by run, and the 10th percentile of each counts.
 """
 
 import contextlib
 import io
+import platform
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from msq.cli import run
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE
 from msq.recipe import RecipeFile
 from runtimes.onnxruntime_stock import MODEL_FILE
+from runtimes.tvm import library_file
 from train import models
 from train.fit import train
 
@@ -71,12 +73,14 @@ def main(
         folder = out / "models" / model.name
         images = _images(model)
         checkpoint = _trained(model, images, folder)
-        bundle = folder / "bundle"
-        if not (bundle / "manifest.json").exists():
-            export(folder / "checkpoint", bundle, "onnxruntime")
+        bundles = {runtime: folder / name for runtime, name in (("onnxruntime", "bundle"), ("tvm", "tvm"))}
+        for runtime, bundle in bundles.items():
+            if not (bundle / "manifest.json").exists():
+                export(folder / "checkpoint", bundle, runtime)
         sessions: dict[str, _Bundle | _Onnx] = {
-            "native": _Bundle(bundle, "native"),
-            "packed": _Bundle(bundle, "onnxruntime"),
+            "native": _Bundle(bundles["onnxruntime"], "native", GRAPH_FILE),
+            "packed": _Bundle(bundles["onnxruntime"], "onnxruntime", MODEL_FILE),
+            "tvm": _Bundle(bundles["tvm"], "tvm", library_file(platform.machine())),
             "int8": _Onnx(_quantized(model, images, folder)),
             "float32": _Onnx(_float(model, folder)),
         }
@@ -96,9 +100,8 @@ def main(
 class _Bundle:
     """A bundle on the packed kernels, in a runtime."""
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    def __init__(self, folder: Path, runtime: str, model: str) -> None:
         self._session = runtimes.adapter(runtime).load(folder, 1)
-        model = GRAPH_FILE if runtime == "native" else MODEL_FILE
         self.bytes = sum((folder / name).stat().st_size for name in (model, WEIGHTS_FILE))
 
     def run(self, _: None, inputs: dict[str, Any]) -> Any:
@@ -207,6 +210,9 @@ def bars(figures: list[dict[str, Any]]) -> list[Bar]:
             ours = percentile(figures, name, what)
             ratio = None if ours is None or theirs is None else ours / theirs
             found.append(at_most(f"{name} {how}: time / ONNX Runtime int8", ratio, most))
+        native, tvm = (percentile(figures, name, what) for what in ("native", "tvm"))
+        ratio = None if native is None or tvm is None else tvm / native
+        found.append(at_most(f"{name} in TVM: time / native runtime", ratio, 1.15))
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msq.errors import BundleError, DeviceError
+from msq.errors import BundleError, DeviceError, UsageError
 from msq.integer_model import WEIGHTS_FILE, IntegerModel
 from msq.nodes import Constant
 from runtimes._kernels import aligned, kernels, resident
@@ -33,6 +33,8 @@ DISTRIBUTIONS = ("apache-tvm", "apache-tvm-ffi")
 INSTALL = "pip install msq-edge[tvm]"
 
 _CPU, _POOLED = 1, 2
+_REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError, OSError)
+"""What errors of TVM become in Python, by their kind."""
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 Array = NDArray[Any]
@@ -72,6 +74,7 @@ def load(bundle: Path, threads: int) -> "TvmSession":
     Raises:
         DeviceError: TVM is not installed.
         BundleError: there is no library for this machine, or TVM refuses it.
+        UsageError: that many threads cannot be had.
     """
     return TvmSession(bundle, threads)
 
@@ -80,10 +83,12 @@ class TvmSession:
     """A loaded model. Not for several threads at once.
 
     Args:
-        bundle: folder. threads: within a layer.
+        bundle: folder. threads: within a packed layer, at least 1; what TVM compiled runs on one.
     """
 
     def __init__(self, bundle: Path, threads: int) -> None:
+        if threads < 1:
+            raise UsageError(f"{threads} threads; at least 1 is needed", hint="the calling thread counts as one")
         self._bundle, self._threads, self._path = bundle, threads, bundle / library_file(platform.machine())
         self._ffi = _ffi()
         _require_library(self._path)
@@ -93,23 +98,27 @@ class TvmSession:
             self._machine["vm_initialization"](_CPU, 0, _POOLED)
             self._state = self._machine["load"](self._ffi.from_dlpack(weights), threads)
             self._main = self._machine["main"]
-        except Exception as error:
+        except _REFUSALS as error:
             raise BundleError(f"{self._path}: TVM refuses it: {_one_line(error)}", hint="export again") from None
+        self._image, self._input = np.empty((1, 0), np.float32), None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output, float32 (n, …), of images float32 (n, height, width, channels), one after another."""
         outputs = [self._run_one(image) for image in np.asarray(images, np.float32)]
         if outputs:
-            return np.concatenate(outputs)
+            return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         model = IntegerModel.load(self._bundle)
         return np.zeros((0, *model.tensors[model.output].shape), np.float32)
 
     def _run_one(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        placed = aligned(image.nbytes)[: image.nbytes].view(np.float32).reshape(1, *image.shape)
-        placed[0] = image
+        if self._image.shape[1:] != image.shape:
+            # At a multiple of 64 bytes, as what TVM compiled takes for granted.
+            self._image = aligned(image.nbytes)[: image.nbytes].view(np.float32).reshape(1, *image.shape)
+            self._input = self._ffi.from_dlpack(self._image)
+        self._image[0] = image
         try:
-            return _copied(self._main(self._ffi.from_dlpack(placed), self._state))
-        except Exception as error:
+            return _copied(self._main(self._input, self._state))
+        except _REFUSALS as error:
             raise BundleError(f"{self._path}: TVM failed: {_one_line(error)}", hint="see the bundle's input") from None
 
     def tensors(self, images: NDArray[np.float32]) -> dict[str, Array]:
