@@ -18,6 +18,7 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
+TVM_SETUP   := $(VENV)/.installed-tvm
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
@@ -59,8 +60,8 @@ report: $(SETUP) ## write the report page, print its table and judge the recipe'
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
-# With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS))
+# With the packed kernels, unless a stock runtime is asked for; and TVM, where it is.
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -83,6 +84,10 @@ $(DEV_SETUP): $(SETUP)
 
 $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
+	@touch $@
+
+$(TVM_SETUP): pyproject.toml | $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[tvm]
 	@touch $@
 
 kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
@@ -125,7 +130,7 @@ sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime
 	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
 	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py -k "not emulated"
 
-test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
+test: $(DEV_SETUP) $(TVM_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
 
 lint: $(DEV_SETUP) ## ruff, mypy and the import rules
@@ -156,7 +161,7 @@ bench-avx2: $(SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(SETUP) $(TVM_SETUP) $(KERNELS) ## whole models, native and through the hooks, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar

@@ -1,9 +1,10 @@
 """Whole models at MSQ's bits beside ONNX Runtime's int8: make bench-models.
 
 Each model of the zoo goes through the toolchain on a few made-up images, which is enough for mixed widths, and runs as
-its bundle, on the native runtime and through the hooks into ONNX Runtime and TVM. The rival is what a user gets without us: the float net exported
-by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights per channel). All take and
-return float32, on one thread; they take turns in one process, run by run, and the 10th percentile of each counts.
+its bundle, on the native runtime and through the hooks into ONNX Runtime and TVM. The rival is what a user gets without
+us: the float net exported by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights
+per channel). All take and return float32, on one thread; they take turns in one process, run by run, and the 10th
+percentile of each counts.
 """
 
 import contextlib

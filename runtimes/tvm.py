@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError, UsageError
 from msq.integer_model import WEIGHTS_FILE, IntegerModel
-from msq.nodes import Constant
-from runtimes._kernels import aligned, kernels, resident
-
-__all__ = ["LOWERING", "MODE", "PACKAGES", "STEPWISE", "TvmSession", "libraries", "load", "resident", "version"]
+from msq.nodes import Constant, Conv2d, Linear
+from runtimes import _kernels
+from runtimes._kernels import aligned, kernels
 
 LOWERING = "tvm"
 MODE = "hook"
@@ -64,6 +63,14 @@ def version() -> str:
 def libraries() -> dict[str, str]:
     """Return the tier of the packed kernels. Raises DeviceError when they are not built."""
     return {"packed kernels": kernels().tier()}
+
+
+def resident(model: IntegerModel) -> tuple[int, str]:
+    """Return the bytes of what packed layers hold, and of the parameters of other operations once more, as copies."""
+    held, note = _kernels.resident(model)
+    others = (node for node in model.nodes if not isinstance(node, Conv2d | Linear))
+    copied = sum(array.nbytes for node in others for array in node.arrays().values())
+    return held + copied, f"{note}; the parameters of operations without weights are copied at load"
 
 
 def load(bundle: Path, threads: int) -> "TvmSession":

@@ -15,6 +15,6 @@ def libraries() -> dict[str, str]:
 
 
 def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return the bytes of the packed weights, mapped from their file, and of all parameters, which are copied."""
-    held = model.parameter_bytes + sum(node.weight.packed.nbytes for node in model.weighted())
-    return held, "packed weights mapped from weights.bin; scales and biases are copied at load"
+    """Return the bytes of the packed weights, and of all parameters twice: mapped, and as copies."""
+    held = 2 * model.parameter_bytes + sum(node.weight.packed.nbytes for node in model.weighted())
+    return held, "packed weights mapped from weights.bin; parameters are copied at load"

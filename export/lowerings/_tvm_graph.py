@@ -1,7 +1,7 @@
 """The Relax module of an integer model under construction: what is loaded once, and what runs for every image.
 
-    load(weights, threads) → state    weights: weights.bin as uint8 (bytes,), mapped; views into it, and layers on them
-    main(image, state) → output       one image, (1, height, width, channels)
+load(weights, threads) → state    weights: weights.bin as uint8 (bytes,), mapped; views into it, and layers on them
+main(image, state) → output       one image, (1, height, width, channels)
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from tvm import relax
 
 from export.lowerings import _tvm_operators as operators
 from msq.integer_model import IntegerModel
-from msq.nodes import Conv2d, Linear, Node, Tensor
+from msq.nodes import Node, Tensor
 
 Value = Any
 
@@ -93,7 +93,7 @@ class Graph:
         """Return an activation that is there."""
         return self._values[tensor]
 
-    def constant(self, values: Sequence[float] | NDArray[Any], dtype: Any = np.float32) -> Value:
+    def constant(self, values: Sequence[Any], dtype: Any = np.float32) -> Value:
         """Return a small constant, which equal ones share."""
         array = np.asarray(values, dtype)
         key = array.dtype.char.encode() + array.tobytes()

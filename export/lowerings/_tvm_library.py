@@ -30,7 +30,7 @@ EDGE = "aarch64"
 """The machine whose library counts: the others only serve the exporting host."""
 DEPLOYED = (runtime.library_file(EDGE), WEIGHTS_FILE)
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "ziglang")
-DEFAULT = ("x86-64", "aarch64")
+USUAL = ("x86-64", "aarch64")
 GLIBC = "gnu.2.17"
 """The oldest C library that a model's library runs with: that of the kernels."""
 
@@ -52,21 +52,20 @@ PROCESSORS: Mapping[str, Processor] = {
     "cortex-a76": Processor("aarch64", "cortex-a76"),
     "cortex-a78ae": Processor("aarch64", "cortex-a78ae"),
 }
-"""What a library can be made for; of a machine, the oldest is the first. It matters to what TVM compiles: the packed kernels choose their tier themselves."""
+"""What a library can be made for. It matters to what TVM compiles: the packed kernels choose their tier themselves."""
 
 
-def write(
-    model: IntegerModel, folder: Path, processors: Sequence[str], layers: Layers, *, kernels: bool
-) -> list[str]:
+def write(model: IntegerModel, folder: Path, processors: Sequence[str], layers: Layers, *, kernels: bool) -> list[str]:
     """Write model-<machine>.so for every processor's machine, and steps.json; return their names.
 
     Args:
-        processors: keys of PROCESSORS, at most one a machine; the host's machine is always among them. layers: how layers are said. kernels: link the packed kernels.
+        processors: keys of PROCESSORS, at most one a machine; none: USUAL. The host's machine is always there.
+        layers: how layers are said. kernels: link the packed kernels.
     Raises:
         UsageError: there is no such processor, or two are of one machine.
         LoweringError: the packed kernels or zig are missing.
     """
-    chosen = _chosen(processors)
+    chosen = _chosen(processors or USUAL)
     made, steps = module(model, (folder / WEIGHTS_FILE).stat().st_size, layers)
     for processor in chosen:
         _write_library(made, processor, folder / runtime.library_file(processor.machine), kernels=kernels)

@@ -63,8 +63,10 @@ class _Window:
         return (y * self._width + x) * self._channels + channel
 
 
-def _unpacked(node: Conv2d | Linear, weights: Any, begin: Expression, group: Expression, byte: Expression) -> Expression:
-    """Return the weight, int32, that lies in a byte of a group: planes of its code are in atoms of the group's block."""
+def _unpacked(
+    node: Conv2d | Linear, weights: Any, begin: Expression, group: Expression, byte: Expression
+) -> Expression:
+    """Return the weight, int32, in a byte of a group: the planes of its code lie in atoms of the group's block."""
     bits, a, z = node.weight.bits, node.weight.a, node.weight.z
     if not bits:
         return tirx.const(0, "int32")

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.lowerings._tvm_library import DEFAULT, DEPLOYED, PACKAGES, Graph, kernel_bytes, write
+from export.lowerings._tvm_library import DEPLOYED, PACKAGES, PROCESSORS, Graph, kernel_bytes, write
 from msq.integer_model import ALIGNMENT, IntegerModel
 from msq.nodes import Add, Conv2d, Linear, Node
 
-__all__ = ["DEPLOYED", "NAME", "PACKAGES", "content_bytes", "lower"]
+__all__ = ["DEPLOYED", "NAME", "PACKAGES", "PROCESSORS", "content_bytes", "lower"]
 
 NAME = "tvm"
 
@@ -27,11 +27,11 @@ def content_bytes(model: IntegerModel) -> int:
     return model.weight_bytes + model.parameter_bytes + kernel_bytes()
 
 
-def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = DEFAULT) -> list[str]:
+def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
     """Write a library for each processor, and steps.json.
 
     Args:
-        processors: keys of _tvm_library.PROCESSORS, at most one a machine; the host's machine is always among them.
+        processors: keys of PROCESSORS, at most one a machine; none: x86-64 and aarch64. The host's is always there.
     Raises:
         UsageError: there is no such processor.
         LoweringError: the packed kernels or zig are missing.

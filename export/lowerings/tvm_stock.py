@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from export.lowerings import _tvm_packed
-from export.lowerings._tvm_library import DEFAULT, DEPLOYED, PACKAGES, Graph, write
+from export.lowerings._tvm_library import DEPLOYED, PACKAGES, PROCESSORS, Graph, write
 from export.lowerings._tvm_nodes import grid
 from msq.integer_model import IntegerModel
 from msq.nodes import Conv2d, Linear, Node
 
-__all__ = ["DEPLOYED", "NAME", "PACKAGES", "content_bytes", "lower"]
+__all__ = ["DEPLOYED", "NAME", "PACKAGES", "PROCESSORS", "content_bytes", "lower"]
 
 NAME = "tvm-stock"
 
@@ -21,7 +21,7 @@ def content_bytes(model: IntegerModel) -> int:
     return model.weight_bytes + model.parameter_bytes
 
 
-def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = DEFAULT) -> list[str]:
+def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
     """Write a library for each processor, and steps.json, as export.lowerings.tvm does.
 
     Raises:

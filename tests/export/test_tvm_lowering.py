@@ -66,9 +66,7 @@ widths = st.integers(0, 8)
     grouping=st.sampled_from(["plain", "grouped", "depthwise"]),
     pool=st.sampled_from(["average", "max", "none"]),
 )
-def test_every_tensor_of_a_net_is_the_oracle_s(
-    seed, shape, bits, kernel, stride, dilation, padding, grouping, pool
-):
+def test_every_tensor_of_a_net_is_the_oracle_s(seed, shape, bits, kernel, stride, dilation, padding, grouping, pool):
     chain = Chain(seed, shape)
     chain.conv(bits[0], 4)
     groups = {"plain": 1, "grouped": 2, "depthwise": 4}[grouping]
@@ -226,7 +224,11 @@ def test_packed_weights_stay_in_their_file(runtime: str, tmp_path: Path):
 def test_on_an_emulated_board_every_operation_gives_the_same_bits(tmp_path: Path):
     long = Chain(5, (64, 96))
     long.layer_norm()  # where a product and a sum would be contracted, one in some hundred codes differs
-    bundles = [("tvm", everything(), "cortex-a72"), ("tvm-stock", everything(), "aarch64"), ("tvm.norm", long, "aarch64")]
+    bundles = [
+        ("tvm", everything(), "cortex-a72"),
+        ("tvm-stock", everything(), "aarch64"),
+        ("tvm.norm", long, "aarch64"),
+    ]
     with closing(Emulator()) as device:
         device.prepare(profile("raspberrypi4"), runtimes.adapter("tvm").PACKAGES)
         device.put(sorted((ROOT / "msq").glob("*.py")), PurePosixPath("msq"))
