@@ -30,8 +30,8 @@ def deploy(recipe: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_recipe_becomes_a_report_of_every_device_and_all_compute_the_same(recipe: Path, deploy) -> None:
     pi, phone, host = deploy("raspberrypi"), deploy("android"), deploy("local")
-    oracle, native = deploy("jetson", "reference"), deploy("raspberrypi", "native")
-    for found in (pi, phone, host, oracle, native):
+    oracle, native, tvm = deploy("jetson", "reference"), deploy("raspberrypi", "native"), deploy("jetson", "tvm")
+    for found in (pi, phone, host, oracle, native, tvm):
         assert found.parity.equal_to_host
         assert found.parity.equal_to_oracle
         assert found.predictions == pi.predictions

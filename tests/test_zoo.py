@@ -46,6 +46,8 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     np.testing.assert_array_equal(session.run(images), expected["output"])
     memory = session.memory()
     assert memory.arena <= 1.05 * memory.arena_bound
+    for runtime in ("tvm", "tvm-stock"):
+        assert export(tmp_path / "checkpoint", tmp_path / runtime, runtime).parity.max_lsb == 0
     stock = export(tmp_path / "checkpoint", tmp_path / "litert", "litert")
     assert stock.parity.max_lsb <= 1
     # Convolutions, linear layers, pools, products and tables are exact in LiteRT too.

@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise DeviceError(f"TVM is not installed here: {error}", hint=runtime.INSTALL) from None
 
-__all__ = ["DEPLOYED", "PACKAGES", "PROCESSORS", "Graph", "Processor", "kernel_bytes", "write"]
+__all__ = ["DEPLOYED", "PACKAGES", "PROCESSORS", "Graph", "Processor", "compiled", "kernel_bytes", "write"]
 
 EDGE = "aarch64"
 """The machine whose library counts: the others only serve the exporting host."""
@@ -92,12 +92,17 @@ def _chosen(names: Sequence[str]) -> list[Processor]:
     return list(found.values())
 
 
-def _write_library(made: Any, processor: Processor, path: Path, *, kernels: bool) -> None:
+def compiled(made: Any, processor: Processor) -> Any:
+    """Return the executable of a module."""
     triple = f"{processor.machine}-linux-gnu"
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": processor.cpu})
     # The virtual machine passes tensors that it made itself: nothing is left to check in a function.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_assert": True}):
-        executable = tvm.compile(made, target=target)
+        return tvm.compile(made, target=target)
+
+
+def _write_library(made: Any, processor: Processor, path: Path, *, kernels: bool) -> None:
+    executable = compiled(made, processor)
 
     def linked(out: str, objects: Sequence[str], **_: Any) -> None:
         _link(objects, processor.machine, Path(out), kernels=kernels)

@@ -1,6 +1,7 @@
 """The TVM lowerings: every tensor is the oracle's bit for bit, on this machine and on an emulated board."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import runtimes
 from devices.profile import profile
 from devices.transports.emulator import Emulator
-from export.lowerings import _tvm_library, lowering, tvm, tvm_stock
+from export.lowerings import _tvm_library, _tvm_nodes, _tvm_operators, lowering, tvm, tvm_stock
 from msq.errors import LoweringError, UsageError
 from msq.integer_model import IntegerModel
 from msq.nodes import NODES
@@ -151,6 +152,23 @@ def test_a_layer_does_the_addition_behind_it_where_nothing_else_needs_its_result
     made_by = {node.output: node.name for node in chain.model().nodes}
     assert [layer for layer, _ in sums.values()] == [made_by[alone]]
     assert repeated in made_by
+
+
+@pytest.mark.parametrize("processor", ["x86-64-v3", "aarch64", "cortex-a76"])
+def test_no_product_is_contracted_with_a_sum(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """TVM lets LLVM do so; the oracle rounds both. What is compiled for this test is seen to be able to."""
+    chain = Chain(0, (4, 16))
+    chain.layer_norm()
+    target = _tvm_library.PROCESSORS[processor]
+
+    def compiled() -> str:
+        made, _ = _tvm_nodes.module(chain.model().save(tmp_path), 4096, tvm.PackedLayers(chain.model()))
+        return str(_tvm_library.compiled(made, target).mod.imports[0].inspect_source("asm"))
+
+    contracted = re.compile(r"\b(v?fn?m(add|sub)\w*|fml[as])\b")
+    assert not contracted.search(compiled())
+    monkeypatch.setattr(_tvm_operators, "_apart", lambda product: product)
+    assert contracted.search(compiled())
 
 
 def test_a_library_for_another_processor_is_refused_by_name(tmp_path: Path):
