@@ -6,6 +6,7 @@ LLVM is told by TVM that it may contract a product and a sum; where both follow 
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,6 @@ def average_pool(x: Tensor, scalars: Tensor) -> Tensor:
 def max_pool(x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, size: Sizes) -> Tensor:
     """Return the maxima of windows, a map of `size`; padding, (top, left, bottom, right), never wins."""
     n, height, width, channels = x.shape
-    i, j = (te.reduce_axis((0, taps)) for taps in kernel)
     top, left, bottom, right = padding
     padded = x
     if any(padding):
@@ -125,11 +125,12 @@ def max_pool(x: Tensor, kernel: Sizes, stride: Sizes, padding: Sizes, size: Size
             return tirx.if_then_else(inside, x(k, y - top, z - left, c), tirx.const(-128, "int8"))
 
         padded = te.compute((n, height + top + bottom, width + left + right, channels), pixel, "padded")
-    return te.compute(
-        (n, *size, channels),
-        lambda k, y, z, c: te.max(padded(k, y * stride[0] + i, z * stride[1] + j, c), [i, j]),
-        "max_pool",
-    )
+
+    def largest(k: Expression, y: Expression, z: Expression, c: Expression) -> Expression:
+        taps = [(y * stride[0] + i, z * stride[1] + j) for i in range(kernel[0]) for j in range(kernel[1])]
+        return reduce(tirx.max, [padded(k, *place, c) for place in taps])
+
+    return te.compute((n, *size, channels), largest, "max_pool")
 
 
 def matmul(p: Tensor, q: Tensor, scalars: Tensor) -> Tensor:

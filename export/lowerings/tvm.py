@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.lowerings._tvm_library import DEPLOYED, PACKAGES, PROCESSORS, Graph, kernel_bytes, write
+from export.lowerings._tvm_library import DEPLOYED, NODE_BYTES, PACKAGES, PROCESSORS, Graph, kernel_bytes, write
 from msq.integer_model import ALIGNMENT, IntegerModel
 from msq.nodes import Add, Conv2d, Linear, Node
 
@@ -23,8 +23,8 @@ NAME = "tvm"
 
 
 def content_bytes(model: IntegerModel) -> int:
-    """Return the bytes of the weights' bits, of the parameters, and of the kernels that are linked into a library."""
-    return model.weight_bytes + model.parameter_bytes + kernel_bytes()
+    """Return the bytes of the weights' bits, of the parameters, of the linked kernels, and of the nodes' calls."""
+    return model.weight_bytes + model.parameter_bytes + kernel_bytes() + NODE_BYTES * len(model.nodes)
 
 
 def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:

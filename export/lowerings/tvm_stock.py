@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from export.lowerings import _tvm_packed
-from export.lowerings._tvm_library import DEPLOYED, PACKAGES, PROCESSORS, Graph, write
+from export.lowerings._tvm_library import DEPLOYED, NODE_BYTES, PACKAGES, PROCESSORS, Graph, write
 from export.lowerings._tvm_nodes import grid
 from msq.integer_model import IntegerModel
 from msq.nodes import Conv2d, Linear, Node
@@ -15,10 +15,14 @@ __all__ = ["DEPLOYED", "NAME", "PACKAGES", "PROCESSORS", "content_bytes", "lower
 
 NAME = "tvm-stock"
 
+LAYER_BYTES = 6144
+"""Of a library: the code of a layer, which depends on its shape and width."""
+
 
 def content_bytes(model: IntegerModel) -> int:
-    """Return the bytes of the weights' bits and of the parameters."""
-    return model.weight_bytes + model.parameter_bytes
+    """Return the bytes of the weights' bits, of the parameters, of the nodes' calls, and of the layers' code."""
+    code = NODE_BYTES * len(model.nodes) + LAYER_BYTES * len(list(model.weighted()))
+    return model.weight_bytes + model.parameter_bytes + code
 
 
 def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
