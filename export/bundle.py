@@ -54,7 +54,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
     adapter = runtimes.adapter(runtime)
     target = lowering(adapter.LOWERING)
     if processors and not isinstance(target, MachineLowering):
-        raise UsageError(f"a bundle of {target.NAME} is the same for all processors", hint="name none")
+        raise UsageError(f"a bundle of {target.NAME} is the same for all processors", hint="leave --processor out")
     checkpoint = Checkpoint.open(checkpoint_folder)
     images = _images(checkpoint_folder, checkpoint)
     model = capture(checkpoint_folder, checkpoint)

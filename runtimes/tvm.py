@@ -29,7 +29,7 @@ STEPWISE = False
 
 STEPS_FILE = "steps.json"
 DISTRIBUTIONS = ("apache-tvm", "apache-tvm-ffi")
-INSTALL = "pip install msq-edge[tvm]"
+INSTALL = "make deploy RUNTIME=tvm installs it; elsewhere pip install apache-tvm apache-tvm-ffi"
 
 _CPU, _POOLED = 1, 2
 _REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError, OSError)

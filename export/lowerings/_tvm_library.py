@@ -128,7 +128,8 @@ def _link(objects: Sequence[str], machine: str, out: Path, *, kernels: bool) -> 
         archive = KERNELS / machine / "libmsq_tvm.a"
         if not archive.is_file():
             raise LoweringError(f"{archive}: no such file, which is linked into the model", hint="make kernels")
-        command += ["-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive"]
+        # Layers are objects that are freed by code of the library, maybe after the host has let go of it.
+        command += ["-Wl,-z,nodelete", "-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive"]
     done = subprocess.run([sys.executable, *command, "-lm", "-lpthread"], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

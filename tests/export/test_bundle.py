@@ -152,3 +152,8 @@ def test_a_model_larger_than_its_bits_allow_is_refused(
     with pytest.raises(BudgetError, match="more than the"):
         export(make_checkpoint(nets.Residual()), tmp_path / "bundle", "onnxruntime")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_processor_for_a_format_without_machine_code_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="a bundle of onnx is the same for all processors"):
+        export(tmp_path / "checkpoint", tmp_path / "bundle", "onnxruntime", ("cortex-a76",))

@@ -1,9 +1,11 @@
 """The TVM adapters: what they promise, and how they refuse."""
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import runtimes
 import runtimes.tvm
 from export.lowerings import tvm
 from msq.errors import BundleError, DeviceError, UsageError
+from runtimes._kernels import aligned
 
 adapter = runtimes.adapter("tvm")
 LIBRARY = "model-x86_64.so"
@@ -61,6 +64,15 @@ def test_sessions_do_not_disturb_one_another(bundle: Path):
     np.testing.assert_array_equal(tensors["output"], expected)
     del sessions[0]
     np.testing.assert_array_equal(sessions[0].run(IMAGES), expected)
+
+
+def test_layers_outlive_their_library(bundle: Path):
+    ffi = runtimes.tvm._ffi()
+    library = runtimes.tvm._opened(ffi, bundle / LIBRARY)
+    session = library.get_function("msq_session", query_imports=True)(2)
+    del library
+    gc.collect()
+    del session
 
 
 def test_a_model_exported_anew_into_its_folder_is_the_one_that_runs(bundle: Path, tmp_path: Path):
@@ -149,6 +161,57 @@ def test_cut_weights_are_refused_in_one_line(bundle: Path, runtime: str):
         runtimes.adapter(runtime).load(bundle, 1)
 
 
+def test_the_linked_functions_refuse_what_they_cannot_take(bundle: Path):
+    ffi = runtimes.tvm._ffi()
+    library = runtimes.tvm._opened(ffi, bundle / LIBRARY)
+    msq_session, msq_layer, msq_run = (
+        library.get_function(name, query_imports=True) for name in ("msq_session", "msq_layer", "msq_run")
+    )
+    room = aligned(4160)
+    weights, askew = (ffi.from_dlpack(room[begin : begin + 4096]) for begin in (0, 16))
+    words = np.array([0, 8, 16, 2, 1, 2, 4, 8, 1, 0, *[1] * 6, *[0] * 6, 0, 0, -128, 127, *[0] * 6], np.int32)
+    words[20:22] = np.array([1, 1], np.float32).view(np.int32)
+    session = msq_session(1)
+
+    def layer(place: int = 0, value: int = 0, size: int = 32):
+        changed = words.copy()
+        changed[place] = value
+        return msq_layer(session, weights, ffi.from_dlpack(changed[:size]))
+
+    def tensor(shape: tuple[int, ...], dtype: type = np.int8):
+        return ffi.from_dlpack(np.ones(shape, dtype))
+
+    made = layer()
+    msq_run(made, tensor((3, 8)), tensor((3, 4)))
+    wrong: list[Callable[[], object]] = [
+        lambda: msq_session(),
+        lambda: msq_session("two"),
+        lambda: msq_session(-1),
+        lambda: msq_layer(session, weights),
+        lambda: msq_layer(weights, weights, weights),
+        lambda: msq_layer(session, askew, ffi.from_dlpack(words)),
+        lambda: layer(size=31),
+        lambda: layer(0, 1000),
+        lambda: layer(1, -1),
+        lambda: layer(3, 9),
+        lambda: layer(6, 0),
+        lambda: layer(7, 1 << 30),
+        lambda: layer(8, 3),
+        lambda: layer(10, -1),
+        lambda: msq_run(),
+        lambda: msq_run(weights, tensor((3, 8)), tensor((3, 4))),
+        lambda: msq_run(made, tensor((3, 8))),
+        lambda: msq_run(made, tensor((3, 7)), tensor((3, 4))),
+        lambda: msq_run(made, tensor((3, 8)), tensor((2, 4))),
+        lambda: msq_run(made, tensor((3, 8), np.uint8), tensor((3, 4))),
+        lambda: msq_run(made, tensor((3, 8)), tensor((2, 4)), tensor((3, 4))),
+        lambda: msq_run(made, *[tensor((3, 8))] * 3, tensor((3, 4))),
+    ]
+    for number, call in enumerate(wrong):
+        with pytest.raises(ValueError, match="packed kernels: "):
+            print(number, call())
+
+
 def test_steps_of_another_model_are_refused(bundle: Path):
     (bundle / "steps.json").write_text('[["t0"]]')
     session = adapter.load(bundle, 1)
@@ -183,7 +246,7 @@ def test_without_tvm_the_hint_says_what_to_install(monkeypatch: pytest.MonkeyPat
     runtimes.tvm._ffi.cache_clear()
     with pytest.raises(DeviceError, match="TVM is not installed here") as caught:
         adapter.version()
-    assert "apache-tvm" in caught.value.hint or "[tvm]" in caught.value.hint
+    assert "pip install apache-tvm apache-tvm-ffi" in caught.value.hint
 
 
 def test_parameters_that_are_copied_count_twice():
