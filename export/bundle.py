@@ -42,7 +42,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
     Args:
         checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
         runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
-        processors: what the model is made for, if its format is machine code; by default any of the usual machines.
+        processors: what the model is made for, if its format is machine code; by default any of a machine's.
     Raises:
         UsageError: there is no such runtime or processor, or the format has no machine code.
         BundleError: the checkpoint is incomplete or altered, or the runtime refuses the model.

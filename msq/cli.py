@@ -92,7 +92,7 @@ def export(
     runtime: Runtime = "onnxruntime",
     processor: Annotated[
         list[str] | None,
-        typer.Option(help="Processor that machine code is made for, e.g. cortex-a76; of TVM alone. Once a machine."),
+        typer.Option(help="Processor that TVM's machine code is made for, e.g. cortex-a76; at most one of a machine."),
     ] = None,
     as_json_: Json = False,
 ) -> None:

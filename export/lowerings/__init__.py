@@ -39,7 +39,7 @@ class MachineLowering(Lowering, Protocol):
     """What code can be made for, by name."""
 
     def lower(self, model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
-        """Write the model files for processors, at most one of a machine; for none named, any of the usual machines.
+        """Write the model files of all usual machines, for the processors that are named: at most one of a machine.
 
         Raises:
             UsageError: there is no such processor, or two are of one machine.

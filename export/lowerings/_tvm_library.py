@@ -1,7 +1,6 @@
 """A Relax module becomes libraries of machine code, linked by zig: no compiler need be installed for any machine."""
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ EDGE = "aarch64"
 DEPLOYED = (runtime.library_file(EDGE), WEIGHTS_FILE)
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "ziglang")
 USUAL = ("x86-64", "aarch64")
+"""The processors of machines that none is named for: a bundle has a library for each of these machines."""
 NODE_BYTES = 512
 """Of a library: a node's calls and constants in the virtual machine's code, which grow with the graph alone."""
 GLIBC = "gnu.2.17"
@@ -58,16 +58,16 @@ PROCESSORS: Mapping[str, Processor] = {
 
 
 def write(model: IntegerModel, folder: Path, processors: Sequence[str], layers: Layers, *, kernels: bool) -> list[str]:
-    """Write model-<machine>.so for every processor's machine, and steps.json; return their names.
+    """Write model-<machine>.so for every machine, and steps.json; return their names.
 
     Args:
-        processors: keys of PROCESSORS, at most one a machine; none: USUAL. The host's machine is always there.
+        processors: keys of PROCESSORS, at most one a machine, in the place of USUAL.
         layers: how layers are said. kernels: link the packed kernels.
     Raises:
         UsageError: there is no such processor, or two are of one machine.
         LoweringError: the packed kernels or zig are missing.
     """
-    chosen = _chosen(processors or USUAL)
+    chosen = _chosen(processors)
     made, steps = module(model, (folder / WEIGHTS_FILE).stat().st_size, layers)
     for processor in chosen:
         _write_library(made, processor, folder / runtime.library_file(processor.machine), kernels=kernels)
@@ -87,10 +87,8 @@ def _chosen(names: Sequence[str]) -> list[Processor]:
                 hint="a bundle has one library a machine; name the older processor",
             )
         found[processor.machine] = processor
-    # The host's, where a bundle is tried before it is written.
-    for processor in PROCESSORS.values():
-        if processor.machine == platform.machine():
-            found.setdefault(processor.machine, processor)
+    for processor in map(PROCESSORS.__getitem__, USUAL):
+        found.setdefault(processor.machine, processor)
     return list(found.values())
 
 

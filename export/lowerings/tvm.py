@@ -28,10 +28,10 @@ def content_bytes(model: IntegerModel) -> int:
 
 
 def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
-    """Write a library for each processor, and steps.json.
+    """Write a library for x86-64 and one for aarch64, and steps.json.
 
     Args:
-        processors: keys of PROCESSORS, at most one a machine; none: x86-64 and aarch64. The host's is always there.
+        processors: keys of PROCESSORS, at most one a machine, that they are made for; by default any of the machine.
     Raises:
         UsageError: there is no such processor.
         LoweringError: the packed kernels or zig are missing.

@@ -26,7 +26,7 @@ def content_bytes(model: IntegerModel) -> int:
 
 
 def lower(model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
-    """Write a library for each processor, and steps.json, as export.lowerings.tvm does.
+    """Write libraries and steps.json, as export.lowerings.tvm does.
 
     Raises:
         UsageError: there is no such processor.

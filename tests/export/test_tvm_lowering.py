@@ -24,11 +24,18 @@ from msq.integer_model import IntegerModel
 from msq.nodes import NODES
 
 RUNTIMES = ("tvm", "tvm-stock")
-HERE = ("x86-64",)
 ROOT = Path(__file__).parents[2]
 
 
-def write(chain: Chain, folder: Path, runtime: str, processors: tuple[str, ...] = HERE) -> IntegerModel:
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Libraries only for machines that a test names a processor of, and for this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_tvm_library, "USUAL", ("x86-64",))
+        yield
+
+
+def write(chain: Chain, folder: Path, runtime: str, processors: tuple[str, ...] = ()) -> IntegerModel:
     folder.mkdir(exist_ok=True)
     model = chain.model().save(folder)
     lowering(runtimes.adapter(runtime).LOWERING).lower(model, folder, processors)  # type: ignore[call-arg]
@@ -182,13 +189,22 @@ def test_a_library_for_another_processor_is_refused_by_name(tmp_path: Path):
     assert not list(tmp_path.glob("*.so"))
 
 
+def test_a_bundle_has_the_library_of_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_tvm_library, "USUAL", ("x86-64", "aarch64"))
+    model = heavy(2).model().save(tmp_path)
+    for processor in ("x86-64-v3", "cortex-a78ae"):
+        written = tvm_stock.lower(model, tmp_path, (processor,))
+        assert sorted(written) == ["model-aarch64.so", "model-x86_64.so", "steps.json"]
+        assert all((tmp_path / name).is_file() for name in (*written, *tvm_stock.DEPLOYED))
+
+
 def test_without_the_kernels_the_hint_says_how_they_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_tvm_library, "KERNELS", tmp_path / "lib")
     model = transformer().model().save(tmp_path)
     with pytest.raises(LoweringError, match=r"libmsq_tvm\.a: no such file") as caught:
-        tvm.lower(model, tmp_path, HERE)
+        tvm.lower(model, tmp_path)
     assert caught.value.hint == "make kernels"
-    tvm_stock.lower(model, tmp_path, HERE)
+    tvm_stock.lower(model, tmp_path)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path):
