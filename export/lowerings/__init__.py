@@ -19,7 +19,10 @@ class Lowering(Protocol):
     """Distributions whose releases shape the model file; the manifest records them."""
 
     def content_bytes(self, model: IntegerModel) -> int:
-        """Return the bytes of weights and parameters in the format's own containers: what a file cannot go below."""
+        """Return the bytes of weights and parameters in the format's own containers: what a file cannot go below.
+
+        A format of machine code adds what its code takes, which does not depend on bits.
+        """
         ...
 
     def lower(self, model: IntegerModel, folder: Path) -> list[str]:
