@@ -21,6 +21,7 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
+TVM_SETUP   := $(VENV)/.installed-tvm
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
@@ -64,8 +65,8 @@ report: $(SETUP) ## write the report page, print its table and judge the recipe'
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
-# With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert,$(RUNTIME)),$(KERNELS))
+# With the packed kernels, unless a stock runtime is asked for; and TVM, where it is.
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -94,6 +95,10 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
+$(TVM_SETUP): pyproject.toml | $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[tvm]
+	@touch $@
+
 kernels: $(KERNELS) ## build the packed kernels, the native runtime and the delegate for x86-64 and aarch64, with zig from PyPI
 
 # $(call zig_build,processor,C library,folder,more options of CMake,targets)
@@ -108,13 +113,13 @@ endef
 KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.* runtimes/delegate/*.*) msq/__init__.py
 FUZZ_SOURCES   := $(wildcard tests/fuzz/*.c tests/fuzz/*.h)
 
-LIBRARIES := kernels native litert
+LIBRARIES := libmsq_kernels.so libmsq_native.so libmsq_litert.so libmsq_tvm.a
 
-$(foreach library,$(LIBRARIES),runtimes/kernels/lib/%/libmsq_$(library).so): $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,$(LIBRARIES:%=msq_%))
+$(addprefix runtimes/kernels/lib/%/,$(LIBRARIES)): $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,$(basename $(LIBRARIES:lib%=%)))
 	@# Moved, not written over: a program may have the last one in use.
 	@mkdir -p $(@D) && for library in $(LIBRARIES); do \
-	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
+	    cp build/kernels/$*/$$library $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/$$library; done
 
 # Static, by musl: it runs where there is nothing else.
 runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
@@ -140,7 +145,7 @@ sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the C libraries under AddressSanit
 fuzz: $(DEV_SETUP) $(ZIG_SETUP) ## invent inputs for all that reads a bundle: SECONDS=n JOBS=n, ARGS=--coverage
 	$(PY) -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(ARGS)
 
-test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
+test: $(DEV_SETUP) $(TVM_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
 
 lint: $(DEV_SETUP) ## ruff, mypy and the import rules
@@ -171,7 +176,7 @@ bench-avx2: $(SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(SETUP) $(TVM_SETUP) $(KERNELS) ## whole models, native and through the hooks, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
 
 bench-litert: $(SETUP) $(KERNELS) ## layers and models in LiteRT with our delegate beside LiteRT alone; CHECK=1 fails on a missed bar

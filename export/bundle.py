@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import runtimes
 from export.capture import capture, run_program
 from export.card import model_card
-from export.lowerings import Lowering, lowering
+from export.lowerings import Lowering, MachineLowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.atomic import atomic_file, atomic_folder, write_text
@@ -30,7 +30,7 @@ from msq.bundle import (
 from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Accuracy, Checkpoint
 from msq.checkpoint import LABELS_FILE as TEST_LABELS_FILE
 from msq.checksums import sha256_of
-from msq.errors import BundleError, ParityError
+from msq.errors import BundleError, ParityError, UsageError
 from msq.integer_model import IntegerModel
 from msq.preprocessing import normalise
 from runtimes.reference import ReferenceSession
@@ -43,7 +43,7 @@ BATCH = 64
 Array = NDArray[Any]
 
 
-def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
+def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequence[str] = ()) -> Manifest:
     """Write the bundle of a checkpoint for a runtime, and the same as `out`.tar; return its manifest.
 
     The same checkpoint and versions give the same bytes.
@@ -51,8 +51,9 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     Args:
         checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
         runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
+        processors: what the model is made for, if its format is machine code; by default any of a machine's.
     Raises:
-        UsageError: there is no such runtime.
+        UsageError: there is no such runtime or processor, or the format has no machine code.
         BundleError: the checkpoint is incomplete or altered, or the runtime refuses the model.
         LoweringError: an operator cannot be lowered; the message names the module path.
         ParityError: the runtime differs from the oracle by more than 1 LSB, or the oracle from the trained net.
@@ -61,6 +62,8 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     """
     adapter = runtimes.adapter(runtime)
     target = lowering(adapter.LOWERING)
+    if processors and not isinstance(target, MachineLowering):
+        raise UsageError(f"a bundle of {target.NAME} is the same for all processors", hint="leave --processor out")
     checkpoint = Checkpoint.open(checkpoint_folder)
     images = _images(checkpoint_folder, checkpoint)
     model = capture(checkpoint_folder, checkpoint)
@@ -70,7 +73,10 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     faithful = fidelity(model, trained, expected)
     with atomic_folder(out) as folder:
         model = model.save(folder)
-        target.lower(model, folder)
+        if isinstance(target, MachineLowering):
+            target.lower(model, folder, processors)
+        else:
+            target.lower(model, folder)
         session = adapter.load(folder, threads=1)
         host = session.tensors(images[: checkpoint.golden])
         compared = _golden(model, host, folder, images[: checkpoint.golden])

@@ -44,7 +44,7 @@ class Layer(Strict):
 class Sizes(Strict):
     """Bytes. The bar is model_bytes ≤ limit_bytes = 1.02 · (weight_bytes + parameter_bytes) + 32 KiB.
 
-    A format without a layer's width takes the next wider one into that sum.
+    A format without a layer's width takes the next wider one into that sum, one of machine code the code.
     """
 
     weight_bytes: int

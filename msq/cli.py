@@ -31,7 +31,9 @@ _messages = Console(stderr=True)
 _out = Console()
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
+Runtime = Annotated[
+    str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, tvm, reference.")
+]
 DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Protocol = Annotated[
@@ -92,12 +94,16 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write; the same as .tar beside it.")],
     runtime: Runtime = "onnxruntime",
+    processor: Annotated[
+        list[str] | None,
+        typer.Option(help="Processor that TVM's machine code is made for, e.g. cortex-a76; at most one of a machine."),
+    ] = None,
     as_json_: Json = False,
 ) -> None:
     """Lower a checkpoint to a bundle for a runtime, and check it against the oracle."""
     from export.bundle import export as run
 
-    manifest = run(checkpoint, out, runtime)
+    manifest = run(checkpoint, out, runtime, processor or ())
     sizes, parity = manifest.sizes, manifest.parity
     _messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "

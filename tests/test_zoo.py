@@ -51,6 +51,8 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     np.testing.assert_array_equal(
         runtimes.adapter("litert").load(tmp_path / "litert", 2).run(images), expected["output"]
     )
+    for runtime in ("tvm", "tvm-stock"):
+        assert export(tmp_path / "checkpoint", tmp_path / runtime, runtime).parity.max_lsb == 0
     stock = export(tmp_path / "checkpoint", tmp_path / "litert-stock", "litert-stock")
     assert stock.parity.max_lsb <= 1
     # Convolutions, linear layers, pools, products and tables are exact in LiteRT alone too.

@@ -82,8 +82,8 @@ def test_sizes_are_those_of_the_files_and_within_the_limit(bundle: Path):
     assert sizes.weight_bytes == -(-sum(layer.bits * layer.weights for layer in manifest.layers) // 8)
     content = lowering(manifest.lowering).content_bytes(IntegerModel.load(bundle))
     assert sizes.model_bytes <= sizes.limit_bytes <= 1.02 * content + 32 * 1024
-    if manifest.lowering != "tflite-stock":
-        # TFLite has no convolution below 8 bits.
+    if manifest.lowering not in ("tflite-stock", "tvm", "tvm-stock"):
+        # TFLite has no convolution below 8 bits, and TVM's libraries have code beside.
         assert content == sizes.weight_bytes + sizes.parameter_bytes
     for layer in manifest.layers:
         assert layer.packed_bytes == packed_size(layer.shape[0], int(np.prod(layer.shape[1:])), layer.bits)
@@ -167,3 +167,8 @@ def test_a_model_larger_than_its_bits_allow_is_refused(
     with pytest.raises(BudgetError, match="more than the"):
         export(make_checkpoint(nets.Residual()), tmp_path / "bundle", "onnxruntime")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_processor_for_a_format_without_machine_code_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="a bundle of onnx is the same for all processors"):
+        export(tmp_path / "checkpoint", tmp_path / "bundle", "onnxruntime", ("cortex-a76",))
