@@ -15,7 +15,8 @@ from rich.markup import escape
 from msq import __version__, plugins
 from msq.artefact import as_json
 from msq.bundle import Arena
-from msq.errors import MsqError, StorageError
+from msq.errors import MsqError, StorageError, UsageError
+from msq.measurement import Observation
 from msq.recipe import RecipeFile
 
 app = typer.Typer(
@@ -120,9 +121,17 @@ def export(
 
 @app.command()
 def measure(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    evaluation: Annotated[Path, typer.Option(help="Folder with images.npy and labels.npy of the test set.")],
     out: Annotated[Path, typer.Option(help="Measurement to write (JSON).")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder with images.npy and labels.npy of the test set.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Instead of a bundle, a .tflite or .onnx file of any origin.")
+    ] = None,
+    pixels: Annotated[
+        str, typer.Option(help="What such a file takes pixels as: 0..1, 0..255, -1..1 or imagenet.")
+    ] = "0..1",
     device: DeviceName = "local",
     runtime: Runtime = "onnxruntime",
     images: Images = None,
@@ -131,10 +140,23 @@ def measure(
 ) -> None:
     """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
     from devices.measure import measure as run
+    from devices.measure_file import measure_file
+    from reports.file_table import file_table
 
-    measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+    if (bundle is None) == (model is None):
+        raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
+    found: Observation
+    if model is not None:
+        found = measure_file(
+            model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
+        )
+        _messages.print(file_table(found), width=max(100, _messages.width))
+    elif bundle is not None and evaluation is not None:
+        found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+    else:
+        raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
     if as_json_:
-        _print_json(measurement)
+        _print_json(found)
 
 
 @app.command()
@@ -194,7 +216,14 @@ def deploy(
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     measurement = run / runtime / f"{device}.json"
-    measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
+    measure(
+        measurement,
+        run / runtime / "bundle",
+        run / "checkpoint" / "evaluation",
+        device=device,
+        runtime=runtime,
+        images=images,
+    )
     report(measurement, run / runtime / f"{device}.html", recipe)
 
 
