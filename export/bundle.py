@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtimes
+from export.audit import audit
 from export.capture import capture, run_program
 from export.card import model_card
 from export.lowerings import Lowering, MachineLowering, lowering
@@ -61,6 +62,8 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
         StorageError: no space or no permission.
     """
     adapter = runtimes.adapter(runtime)
+    if adapter.LOWERING == "file":
+        raise UsageError(f"{runtime} runs files that others made", hint="measure one by `msq measure --model`")
     target = lowering(adapter.LOWERING)
     if processors and not isinstance(target, MachineLowering):
         raise UsageError(f"a bundle of {target.NAME} is the same for all processors", hint="leave --processor out")
@@ -99,6 +102,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
             budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, adapter, folder),
+            audit=audit(model, folder, target.DEPLOYED),
             parity=compared,
             arena=_arena(session),
             fidelity=faithful,

@@ -63,6 +63,19 @@ class Sizes(Strict):
     resident_note: str
 
 
+PartKind = Literal["weights", "parameters", "alignment", "graph", "code"]
+
+
+class Part(Strict):
+    """Bytes of a file that a runtime loads. What a layer has besides weights are parameters: scales, biases, tables."""
+
+    file: str
+    what: PartKind
+    layer: str = ""
+    """Of a layer's own; empty for what belongs to none."""
+    bytes: int
+
+
 class Fidelity(Strict):
     """How two ways of running a model compare over evaluation images: the integer model and the trained program, …"""
 
@@ -110,6 +123,8 @@ class Manifest(Artefact):
     budget_bits: float | None = None
     paper_compression: float | None
     sizes: Sizes
+    audit: tuple[Part, ...] = ()
+    """What each byte of the deployed files is."""
     parity: Parity
     arena: Arena | None = None
     """Where the runtime plans one."""

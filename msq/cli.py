@@ -182,6 +182,19 @@ def verify(
 
 
 @app.command()
+def audit(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], as_json_: Json = False) -> None:
+    """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
+    from msq.bundle import Manifest
+    from reports.audit import audit_table
+
+    manifest = Manifest.open(bundle)
+    if as_json_:
+        sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
+    else:
+        _out.print(audit_table(manifest))
+
+
+@app.command()
 def report(
     measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
     out: Annotated[Path, typer.Option(help="Page to write (HTML).")],

@@ -18,8 +18,10 @@ from msq.errors import BudgetError, BundleError, LoweringError, UsageError
 from msq.integer_model import IntegerModel
 from msq.packing import packed_size
 
+EXPORTED = [name for name in runtimes.names() if runtimes.adapter(name).LOWERING != "file"]
 
-@pytest.fixture(scope="module", params=runtimes.names())
+
+@pytest.fixture(scope="module", params=EXPORTED)
 def bundle(request: pytest.FixtureRequest, residual_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the residual net for each runtime."""
     out = tmp_path_factory.mktemp(request.param) / "bundle"
@@ -89,6 +91,28 @@ def test_sizes_are_those_of_the_files_and_within_the_limit(bundle: Path):
         assert layer.packed_bytes == packed_size(layer.shape[0], int(np.prod(layer.shape[1:])), layer.bits)
 
 
+def test_every_byte_of_the_deployed_files_is_accounted_for(bundle: Path):
+    manifest = Manifest.open(bundle)
+    of_file: dict[str, int] = {}
+    for part in manifest.audit:
+        assert part.bytes >= 0
+        of_file[part.file] = of_file.get(part.file, 0) + part.bytes
+    deployed = lowering(manifest.lowering).DEPLOYED
+    assert of_file == {name: (bundle / name).stat().st_size for name in deployed}
+    weights = {part.layer: part.bytes for part in manifest.audit if part.what == "weights"}
+    stored = {layer.name: layer.packed_bytes for layer in manifest.layers if layer.packed_bytes}
+    assert weights.keys() >= stored.keys() if manifest.lowering == "tflite-stock" else weights == stored
+    parameters = sum(part.bytes for part in manifest.audit if part.what == "parameters")
+    if manifest.lowering not in ("tflite", "tflite-stock"):
+        assert parameters == manifest.sizes.parameter_bytes
+    assert ("code" in {part.what for part in manifest.audit}) == manifest.lowering.startswith("tvm")
+
+
+def test_nothing_is_exported_for_a_runtime_of_others_files(residual_checkpoint: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="runs files that others made"):
+        export(residual_checkpoint, tmp_path / "bundle", "litert-file")
+
+
 def test_activations_of_a_runtime_that_plans_them_are_in_the_manifest_and_on_the_card(bundle: Path):
     manifest = Manifest.open(bundle)
     assert (manifest.arena is None) == (manifest.lowering != "integer" or "native" not in manifest.versions)
@@ -146,7 +170,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are(residual_checkpoint: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-stock, reference"):
+    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-file, onnxruntime-stock, reference"):
         export(residual_checkpoint, tmp_path / "bundle", "onnxruntim")
 
 
