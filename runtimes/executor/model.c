@@ -1,5 +1,4 @@
 /* A loaded model: its files, its arena, and the walk over its nodes. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -148,19 +147,6 @@ static void run_image(msq_model *model, int32_t image) {
     }
 }
 
-/* The first element that is not a number, or count. Sought by blocks, which a compiler makes vectors of. */
-static size_t first_nan(const float *values, size_t count) {
-    enum { PIECE = 256 };
-    for (size_t first = 0; first < count; first += PIECE) {
-        const size_t end = count - first < PIECE ? count : first + PIECE;
-        int32_t found = 0;
-        for (size_t i = first; i < end; i++) found |= values[i] != values[i];
-        for (size_t i = first; found && i < end; i++)
-            if (isnan(values[i])) return i;
-    }
-    return count;
-}
-
 msq_status msq_model_run(msq_model *model, int32_t images, const float *input, size_t input_bytes, float *output,
                          size_t output_bytes) {
     msq_tensor *x = &model->graph.tensors[model->graph.input], *y = &model->graph.tensors[model->graph.output];
@@ -169,7 +155,7 @@ msq_status msq_model_run(msq_model *model, int32_t images, const float *input, s
         return msq_fail(MSQ_INPUT, "an input of %zu bytes and room for %zu; %d images take %zu and %zu", input_bytes,
                         output_bytes, images, (size_t)images * msq_tensor_bytes(x), (size_t)images * msq_tensor_bytes(y));
     for (int32_t image = 0; image < images; image++, input += x->count, output += y->count) {
-        const size_t wrong = first_nan(input, x->count);
+        const size_t wrong = msq_first_nan(input, x->count);
         if (wrong < x->count) return msq_fail(MSQ_INPUT, "image %d: element %zu is not a number", image, wrong);
         x->data = (uint8_t *)(uintptr_t)input; /* no node writes it */
         y->data = (uint8_t *)output;

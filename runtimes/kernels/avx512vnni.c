@@ -105,6 +105,36 @@ DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 
+/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. */
+INLINE void slide_by(const int rows, const uint8_t *x, int32_t lines, ptrdiff_t down, int32_t groups, ptrdiff_t pixel,
+                     const int8_t *weights, int32_t *out) {
+    VEC sums[16];
+    UNROLL for (int r = 0; r < rows; r++) sums[r] = ZERO();
+    const ptrdiff_t tap = (ptrdiff_t)groups * ATOM;
+    for (; lines > 0; lines--, x += down, weights += 2 * tap) {
+        for (int32_t group = 0; group < groups; group++, weights += ATOM) {
+            const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
+            const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
+            const uint8_t *in = x + group * GROUP;
+            UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
+                const VEC now = inputs_of(in);
+                if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
+                if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
+                if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) STORE(out + r * LANES, sums[r]);
+}
+
+static void slide(int32_t rows, const uint8_t *x, int32_t lines, ptrdiff_t down, int32_t groups, ptrdiff_t pixel,
+                  const int8_t *weights, int32_t *sums) {
+    if (rows == 16)
+        slide_by(16, x, lines, down, groups, pixel, weights, sums);
+    else
+        slide_by(8, x, lines, down, groups, pixel, weights, sums);
+}
+
 /* What of an epilogue all outputs share. */
 typedef struct {
     __m512 low, high, ratio, residual_ratio;
@@ -126,7 +156,8 @@ INLINE __m512i codes_of(const bool adds, __m512i sums, __m512i bias, __m512 mult
 }
 
 /* Four registers of sums at a time: saturating packs do the clamp of what is far outside, and interleave the parts of
- * the registers, which the last permutation takes back. What is left goes by single registers. */
+ * the registers, which the last permutation takes back. They are 64 outputs of a row, or rows of 32 or 16 outputs that
+ * follow one another. What is left goes by single registers. */
 INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
                           const msq_epilogue *e, int8_t *y, size_t step) {
     const int32_t zero = adds ? e->sum_zero : e->zero;
@@ -141,29 +172,22 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
         .most = _mm512_set1_epi8((char)(adds ? e->sum_high : (int32_t)e->high + zero)),
     };
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    enum { FOUR = 4 * LANES };
+    const bool joined = (count == LANES || count == 2 * LANES) && step == (size_t)count && sums_step == step;
+    const int32_t width = joined ? FOUR : count, by = width / count;
     const int8_t *const values = e->values;
-    for (int32_t n = 0, now; n < count; n += now) {
-        now = count - n >= 4 * LANES ? 4 * LANES : count - n < LANES ? count - n : LANES;
-        const __mmask16 mask = (__mmask16)((1u << (now < LANES ? now : LANES)) - 1);
+    int32_t n = 0;
+    for (; n + FOUR <= width; n += FOUR) {
         const int32_t *sum = sums + n;
         size_t at = (size_t)n;
-        if (now < 4 * LANES) {
-            const __m512i bias = LOAD(e->bias + n);
-            const __m512 multiplier = _mm512_loadu_ps(e->multiplier + n);
-            for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
-                const __m128i other = adds ? _mm_maskz_loadu_epi8(mask, values + at) : _mm_setzero_si128();
-                const __m512i code = codes_of(adds, LOAD(sum), bias, multiplier, other, &shared);
-                const __m256i half = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(code), _mm512_castsi512_si256(shared.zero));
-                const __m128i codes = _mm_min_epi8(_mm256_cvtsepi16_epi8(half), _mm512_castsi512_si128(shared.most));
-                _mm_mask_storeu_epi8(y + at, mask, _mm_max_epi8(codes, _mm512_castsi512_si128(shared.least)));
-            }
-            continue;
-        }
         __m512i bias[4], code[4];
         __m512 multiplier[4];
-        memcpy(bias, e->bias + n, sizeof bias);
-        memcpy(multiplier, e->multiplier + n, sizeof multiplier);
-        for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            const int32_t output = joined ? i * LANES & (count - 1) : n + i * LANES;
+            bias[i] = LOAD(e->bias + output);
+            multiplier[i] = _mm512_loadu_ps(e->multiplier + output);
+        }
+        for (int32_t r = by; r <= rows; r += by, sum += (size_t)by * sums_step, at += (size_t)by * step) {
             UNROLL for (int i = 0; i < 4; i++) {
                 __m128i other = _mm_setzero_si128();
                 if (adds) memcpy(&other, values + at + i * LANES, sizeof other);
@@ -175,6 +199,22 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
             STORE(y + at, _mm512_permutexvar_epi32(order, _mm512_max_epi8(codes, shared.least)));
         }
     }
+    const int32_t done = joined ? rows / by * by : 0;
+    if (joined) n = done == rows ? count : 0;
+    for (; n < count; n += LANES) {
+        const __mmask16 mask = (__mmask16)(count - n < LANES ? (1u << (count - n)) - 1 : 0xffff);
+        const __m512i bias = LOAD(e->bias + n);
+        const __m512 multiplier = _mm512_loadu_ps(e->multiplier + n);
+        const int32_t *sum = sums + (size_t)done * sums_step + n;
+        size_t at = (size_t)done * step + (size_t)n;
+        for (int32_t r = done; r < rows; r++, sum += sums_step, at += step) {
+            const __m128i other = adds ? _mm_maskz_loadu_epi8(mask, values + at) : _mm_setzero_si128();
+            const __m512i code = codes_of(adds, LOAD(sum), bias, multiplier, other, &shared);
+            const __m256i half = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(code), _mm512_castsi512_si256(shared.zero));
+            const __m128i codes = _mm_min_epi8(_mm256_cvtsepi16_epi8(half), _mm512_castsi512_si128(shared.most));
+            _mm_mask_storeu_epi8(y + at, mask, _mm_max_epi8(codes, _mm512_castsi512_si128(shared.least)));
+        }
+    }
 }
 
 static bool supported(void) {
@@ -184,5 +224,5 @@ static bool supported(void) {
 
 const msq_tier msq_avx512vnni = {
     "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {12, 12, 8, 6},
-    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, slide, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

@@ -39,6 +39,8 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
     w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    w->spread = w->realigned && w->width >= 8 && msq_can_spread(layer);
+    w->slid = w->spread || (!depthwise && !w->realigned && !w->gathered && w->width >= 8 && msq_can_slide(layer));
     /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
      * only those that are met are flipped. Short ones that lie apart would take too many steps. */
     const bool single = layer->taps == 1 && !padded;
@@ -48,7 +50,7 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
     w->staged = !depthwise && !w->copied &&
                 (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
-    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
+    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : w->spread ? GROUP : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
 
@@ -94,7 +96,17 @@ void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to)
         tier->copy(from, size, to);
         to += size;
     } else {
-        for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
+        int32_t x = 0;
+        /* What belongs to the next pixel is multiplied by 0. */
+        for (const uint32_t flip = tier->flip * 0x01010101u; w->spread && x < w->call->width - 1; x++) {
+            uint32_t four;
+            memcpy(&four, from, sizeof four);
+            four ^= flip;
+            memcpy(to, &four, sizeof four);
+            from += channels;
+            to += GROUP;
+        }
+        for (; x < w->call->width; x++, from += channels, to += wide) {
             tier->copy(from, channels, to);
             memset(to + channels, 0, wide - channels);
         }

@@ -31,8 +31,22 @@ void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *
     for (size_t i = 0; i < count; i++) y[i] = table[x[i] + 128];
 }
 
+/* Sought by blocks, which a compiler makes vectors of. */
+size_t msq_first_nan(const float *values, size_t count) {
+    enum { BLOCK_VALUES = 256 };
+    for (size_t first = 0; first < count; first += BLOCK_VALUES) {
+        const size_t end = count - first < BLOCK_VALUES ? count : first + BLOCK_VALUES;
+        int32_t found = 0;
+        for (size_t i = first; i < end; i++) found |= values[i] != values[i];
+        for (size_t i = first; found && i < end; i++)
+            if (values[i] != values[i]) return i;
+    }
+    return count;
+}
+
 msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, int32_t zero, float multiplier,
                             int32_t output_zero, int32_t low, int32_t high, int8_t *y) {
+    enum { MOST_HALVES = 256 }; /* codes whose sum fits 16 bits */
     const msq_tier *tier = msq_current_tier();
     if (tier == NULL) return MSQ_UNSUPPORTED;
     if (pixels < 1 || pixels > INT32_MAX / 255 || channels < 1)
@@ -42,11 +56,16 @@ msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, i
         int32_t sums[PANEL] = {0}, bias[PANEL];
         float multipliers[PANEL];
         const int8_t *in = x + c;
-        for (int32_t pixel = 0; pixel < pixels; pixel++, in += channels) {
-            if (count == PANEL) /* a loop whose length the compiler knows */
-                for (int32_t i = 0; i < PANEL; i++) sums[i] += in[i];
-            else
-                for (int32_t i = 0; i < count; i++) sums[i] += in[i];
+        for (int32_t pixel = 0, end; pixel < pixels; pixel = end) {
+            end = pixels - pixel < MOST_HALVES ? pixels : pixel + MOST_HALVES;
+            int16_t halves[PANEL] = {0};
+            for (int32_t p = pixel; p < end; p++, in += channels) {
+                if (count == PANEL) /* a loop whose length the compiler knows */
+                    for (int32_t i = 0; i < PANEL; i++) halves[i] = (int16_t)(halves[i] + in[i]);
+                else
+                    for (int32_t i = 0; i < count; i++) halves[i] = (int16_t)(halves[i] + in[i]);
+            }
+            for (int32_t i = 0; i < PANEL; i++) sums[i] += halves[i];
         }
         for (int i = 0; i < PANEL; i++) {
             bias[i] = -zero * pixels;

@@ -19,6 +19,7 @@ struct msq_layer {
 enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
+    MOST_ROWS = 32,      /* of any tier's tile */
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
 };
 
@@ -30,6 +31,9 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool whole;   /* all of a panel set's weights are unpacked at once: its sums are complete tile by tile */
+    bool slid;    /* a tile's rows follow one another: the tier's `slide` multiplies them */
+    bool spread;  /* pixels are staged with zeros behind them, up to a group, and weights are realigned tap by tap */
     bool copied;    /* a chunk's rows are, flipped: single pixels */
     bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
@@ -70,8 +74,11 @@ void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t
                 int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
- * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. */
+ * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. can_slide:
+ * whether the tier slides over a line of y; can_spread: whether it does where pixels are filled up to a group. */
 bool msq_can_realign(const msq_layer *layer);
+bool msq_can_slide(const msq_layer *layer);
+bool msq_can_spread(const msq_layer *layer);
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
 

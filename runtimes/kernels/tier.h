@@ -90,6 +90,11 @@ typedef struct msq_tier {
     void (*tile)(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
 
+    /* The same of one panel, for 8 or 16 rows of which each begins `pixel` bytes behind the last, and lines of three
+     * pixels of `groups` groups each, `down` bytes apart. NULL where `tile` is as good. */
+    void (*slide)(int32_t rows, const uint8_t *x, int32_t lines, ptrdiff_t down, int32_t groups, ptrdiff_t pixel,
+                  const int8_t *weights, int32_t *sums);
+
     /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
      * where a block holds other panels' groups; 1, 2 or 4 rows. */
     void (*fused)(const msq_grid *grid, int32_t rows, const uint8_t *const *x, int32_t blocks, const uint8_t *packed,
@@ -127,6 +132,9 @@ extern const msq_tier msq_neon, msq_dotprod, msq_i8mm;
 static inline bool msq_is_ratio(float ratio) { return ratio >= 0 && ratio <= 0x1p100f; }
 
 static inline bool msq_is_code(int32_t value) { return value >= -128 && value <= 127; }
+
+/* The first element that is not a number, or count. */
+size_t msq_first_nan(const float *values, size_t count);
 
 /* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
 const msq_tier *msq_current_tier(void);
