@@ -105,36 +105,6 @@ DEPTHWISE_OVER(BLOCKS)
 
 #include "loops.h"
 
-/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. */
-INLINE void slide_by(const int rows, const uint8_t *x, int32_t lines, ptrdiff_t down, int32_t groups, ptrdiff_t pixel,
-                     const int8_t *weights, int32_t *out) {
-    VEC sums[16];
-    UNROLL for (int r = 0; r < rows; r++) sums[r] = ZERO();
-    const ptrdiff_t tap = (ptrdiff_t)groups * ATOM;
-    for (; lines > 0; lines--, x += down, weights += 2 * tap) {
-        for (int32_t group = 0; group < groups; group++, weights += ATOM) {
-            const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
-            const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
-            const uint8_t *in = x + group * GROUP;
-            UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
-                const VEC now = inputs_of(in);
-                if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
-                if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
-                if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++) STORE(out + r * LANES, sums[r]);
-}
-
-static void slide(int32_t rows, const uint8_t *x, int32_t lines, ptrdiff_t down, int32_t groups, ptrdiff_t pixel,
-                  const int8_t *weights, int32_t *sums) {
-    if (rows == 16)
-        slide_by(16, x, lines, down, groups, pixel, weights, sums);
-    else
-        slide_by(8, x, lines, down, groups, pixel, weights, sums);
-}
-
 /* What of an epilogue all outputs share. */
 typedef struct {
     __m512 low, high, ratio, residual_ratio;
@@ -155,13 +125,9 @@ INLINE __m512i codes_of(const bool adds, __m512i sums, __m512i bias, __m512 mult
                _mm512_cvtps_epi32(_mm512_mul_ps(centred, s->residual_ratio)));
 }
 
-/* Four registers of sums at a time: saturating packs do the clamp of what is far outside, and interleave the parts of
- * the registers, which the last permutation takes back. They are 64 outputs of a row, or rows of 32 or 16 outputs that
- * follow one another. What is left goes by single registers. */
-INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
-                          const msq_epilogue *e, int8_t *y, size_t step) {
+INLINE shared512 shared_of(const bool adds, const msq_epilogue *e) {
     const int32_t zero = adds ? e->sum_zero : e->zero;
-    const shared512 shared = {
+    return (shared512){
         .low = _mm512_set1_ps(e->low),
         .high = _mm512_set1_ps(e->high),
         .ratio = _mm512_set1_ps(e->ratio),
@@ -171,8 +137,31 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
         .least = _mm512_set1_epi8((char)(adds ? e->sum_low : (int32_t)e->low + zero)),
         .most = _mm512_set1_epi8((char)(adds ? e->sum_high : (int32_t)e->high + zero)),
     };
+}
+
+/* The codes of four registers of sums: saturating packs do the clamp of what is far outside, and interleave the parts of
+ * the registers, which the last permutation takes back. */
+INLINE void store_codes(const bool adds, const __m512i *sums, const __m512i *bias, const __m512 *multiplier,
+                        const int8_t *values, const shared512 *shared, int8_t *y) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i code[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m128i other = _mm_setzero_si128();
+        if (adds) memcpy(&other, values + i * LANES, sizeof other);
+        code[i] = codes_of(adds, sums[i], bias[i], multiplier[i], other, shared);
+    }
+    const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), shared->zero);
+    const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), shared->zero);
+    const __m512i codes = _mm512_min_epi8(_mm512_packs_epi16(one, two), shared->most);
+    STORE(y, _mm512_permutexvar_epi32(order, _mm512_max_epi8(codes, shared->least)));
+}
+
+/* Four registers at a time are 64 outputs of a row, or rows of 32 or 16 outputs that follow one another. What is left goes
+ * by single registers. */
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *e, int8_t *y, size_t step) {
     enum { FOUR = 4 * LANES };
+    const shared512 shared = shared_of(adds, e);
     const bool joined = (count == LANES || count == 2 * LANES) && step == (size_t)count && sums_step == step;
     const int32_t width = joined ? FOUR : count, by = width / count;
     const int8_t *const values = e->values;
@@ -180,7 +169,7 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
     for (; n + FOUR <= width; n += FOUR) {
         const int32_t *sum = sums + n;
         size_t at = (size_t)n;
-        __m512i bias[4], code[4];
+        __m512i bias[4];
         __m512 multiplier[4];
         UNROLL for (int i = 0; i < 4; i++) {
             const int32_t output = joined ? i * LANES & (count - 1) : n + i * LANES;
@@ -188,15 +177,8 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
             multiplier[i] = _mm512_loadu_ps(e->multiplier + output);
         }
         for (int32_t r = by; r <= rows; r += by, sum += (size_t)by * sums_step, at += (size_t)by * step) {
-            UNROLL for (int i = 0; i < 4; i++) {
-                __m128i other = _mm_setzero_si128();
-                if (adds) memcpy(&other, values + at + i * LANES, sizeof other);
-                code[i] = codes_of(adds, LOAD(sum + i * LANES), bias[i], multiplier[i], other, &shared);
-            }
-            const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), shared.zero);
-            const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), shared.zero);
-            const __m512i codes = _mm512_min_epi8(_mm512_packs_epi16(one, two), shared.most);
-            STORE(y + at, _mm512_permutexvar_epi32(order, _mm512_max_epi8(codes, shared.least)));
+            const __m512i four[] = {LOAD(sum), LOAD(sum + LANES), LOAD(sum + 2 * LANES), LOAD(sum + 3 * LANES)};
+            store_codes(adds, four, bias, multiplier, adds ? values + at : NULL, &shared, y + at);
         }
     }
     const int32_t done = joined ? rows / by * by : 0;
@@ -215,6 +197,60 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
             _mm_mask_storeu_epi8(y + at, mask, _mm_max_epi8(codes, _mm512_castsi512_si128(shared.least)));
         }
     }
+}
+
+/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. Between
+ * the products, which take half of the units, four rows at a time of an earlier tile become codes. */
+INLINE void slide_by(const bool adds, const int rows, const msq_slide *s, const uint8_t *x, const int8_t *weights,
+                     int32_t *out, const msq_epilogue *e, msq_unfinished then) {
+    enum { TOGETHER_ROWS = 4 };
+    const shared512 shared = shared_of(adds, e);
+    const __m512i bias = LOAD(e->bias), biases[] = {bias, bias, bias, bias};
+    const __m512 by = _mm512_loadu_ps(e->multiplier), multipliers[] = {by, by, by, by};
+    VEC sums[16];
+    UNROLL for (int r = 0; r < rows; r++) sums[r] = ZERO();
+    const ptrdiff_t tap = (ptrdiff_t)s->groups * ATOM, pixel = s->pixel;
+    const int32_t steps = s->lines * s->groups;
+    for (int32_t step = 0, group = 0; step < steps || then.rows > 0; step++) {
+        if (then.rows > 0) {
+            const __m512i four[] = {LOAD(then.sums), LOAD(then.sums + LANES), LOAD(then.sums + 2 * LANES),
+                                    LOAD(then.sums + 3 * LANES)};
+            store_codes(adds, four, biases, multipliers, then.values, &shared, then.y);
+            then.rows -= TOGETHER_ROWS;
+            then.sums += TOGETHER_ROWS * LANES;
+            then.y += TOGETHER_ROWS * LANES;
+            if (adds) then.values += TOGETHER_ROWS * LANES;
+            if (step >= steps) continue;
+        }
+        const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
+        const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
+        const uint8_t *in = x + group * GROUP;
+        UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
+            const VEC now = inputs_of(in);
+            if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
+            if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
+            if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
+        }
+        weights += ATOM;
+        if (++group < s->groups) continue;
+        group = 0;
+        x += s->down;
+        weights += 2 * tap;
+    }
+    UNROLL for (int r = 0; r < rows; r++) STORE(out + r * LANES, sums[r]);
+}
+
+static void slide(int32_t rows, const msq_slide *s, const uint8_t *x, const int8_t *weights, int32_t *sums,
+                  const msq_epilogue *e, const msq_unfinished *then) {
+    if (then->values)
+        if (rows == 16)
+            slide_by(true, 16, s, x, weights, sums, e, *then);
+        else
+            slide_by(true, 12, s, x, weights, sums, e, *then);
+    else if (rows == 16)
+        slide_by(false, 16, s, x, weights, sums, e, *then);
+    else
+        slide_by(false, 12, s, x, weights, sums, e, *then);
 }
 
 static bool supported(void) {

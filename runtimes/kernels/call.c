@@ -39,8 +39,8 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
     w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
-    w->spread = w->realigned && w->width >= 8 && msq_can_spread(layer);
-    w->slid = w->spread || (!depthwise && !w->realigned && !w->gathered && w->width >= 8 && msq_can_slide(layer));
+    w->spread = w->realigned && w->width >= LEAST_SLID && msq_can_spread(layer);
+    w->slid = w->spread || (!depthwise && !w->realigned && !w->gathered && w->width >= LEAST_SLID && msq_can_slide(layer));
     /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
      * only those that are met are flipped. Short ones that lie apart would take too many steps. */
     const bool single = layer->taps == 1 && !padded;

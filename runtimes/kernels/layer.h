@@ -20,6 +20,8 @@ enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
     MOST_ROWS = 32,      /* of any tier's tile */
+    MOST_SLID = 16,      /* pixels of a line that a tier slides over at once, */
+    LEAST_SLID = 12,     /* or the fewest */
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
 };
 

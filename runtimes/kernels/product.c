@@ -6,7 +6,7 @@
 enum {
     CHUNK_ROWS = 396,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
     WHOLE_ROWS = 1056,    /* of a chunk whose sums need not be kept */
-    KEPT_SUMS = 1536,     /* that become codes together: they stay in the first cache until then */
+    KEPT_SUMS = 1024,     /* that become codes together: they stay in the first cache until then */
     ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles. Two of 396 are a map of 28 × 28 */
     FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
@@ -49,10 +49,10 @@ static size_t gathered_bytes(const msq_layer *layer) {
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->layer->spec.inputs;
     const size_t outputs = w->fused ? TILE_OUTPUTS : (size_t)w->set_panels * PANEL;
-    const size_t sums = rows * outputs, kept = KEPT_SUMS + MOST_ROWS * outputs;
+    const size_t sums = (w->slid ? 2 * MOST_SLID : rows) * outputs, kept = KEPT_SUMS + MOST_ROWS * outputs;
     const size_t sizes[] = {
         sizeof *own->chunk, w->fused ? 0 : PART_BYTES, (w->whole && kept < sums ? kept : sums) * sizeof *own->sums,
-        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
+        w->slid ? 0 : rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
         w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -267,19 +267,12 @@ static int32_t rows_now(int32_t left, int32_t most) {
     return most > 4 && left - most < 3 ? most - 2 : most;
 }
 
-/* The same where they are slid over: of one line. Of them 16 or 8 are, and fewer make a tile. */
-static int32_t rows_slid(const msq_work *w, int64_t row, int32_t left) {
-    const int32_t line = w->width - (int32_t)(row % w->width), now = line < left ? line : left;
-    return now >= 16 ? 16 : now >= 8 ? 8 : now;
-}
-
 /* Rows first … first + rows − 1 by a set of panels. */
 static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
     const msq_layer *layer = w->layer;
     const msq_tier *tier = layer->tier;
     const int32_t panels = o->panels, most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
     const int32_t width = panels * PANEL;
-    const ptrdiff_t down = (ptrdiff_t)layer->spec.dilation[0] * w->padded_width * w->padded_channels;
     const size_t row_groups = (size_t)layer->row_groups, first = (size_t)o->panel * row_groups;
     msq_epilogue e = msq_epilogue_of(w, o->output);
     msq_run runs[MOST_RUNS];
@@ -298,14 +291,10 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
         for (int32_t row = 0, rows, finished = 0; row < all; row += rows) {
-            rows = w->slid ? rows_slid(w, first_row + row, all - row) : rows_now(all - row, most);
+            rows = rows_now(all - row, most);
             fetch(&a, lines);
             int32_t *const kept = own->sums + (w->whole ? 0 : finished) * width, *const sums = kept + (row - finished) * width;
-            if (w->slid && rows >= 8)
-                tier->slide(rows, own->x[row], layer->spec.kernel[0], down, w->padded_channels / GROUP, w->padded_channels,
-                            own->weights, sums);
-            else
-                tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
+            tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
             const int32_t unfinished = row + rows - finished;
             if (!last || (row + rows < all && unfinished * width < KEPT_SUMS)) continue;
             msq_finish(w, &e, kept + o->skip, width, first_row + finished, unfinished, o->output, o->count);
@@ -331,6 +320,53 @@ static void multiply_fused(const msq_work *w, const lane *own, const outputs_of 
     }
 }
 
+/* The same of whole lines of y by the only panel, whose weights are three taps wide. */
+static void multiply_slid(const msq_work *w, const lane *own, int64_t first_row, int32_t all) {
+    const msq_layer *layer = w->layer;
+    const msq_tier *tier = layer->tier;
+    const msq_layer_spec *s = &layer->spec;
+    const ptrdiff_t pixel = w->padded_channels;
+    const msq_slide slide = {
+        .lines = s->kernel[0],
+        .groups = w->padded_channels / GROUP,
+        .down = (ptrdiff_t)s->dilation[0] * w->padded_width * pixel,
+        .pixel = pixel,
+    };
+    const size_t y = (size_t)w->image * (size_t)w->height * (size_t)w->width;
+    const bool is_whole = w->call->y && s->outputs == PANEL; /* sums may wait: they become codes during the next tile */
+    msq_epilogue e = msq_epilogue_of(w, 0);
+    msq_unfinished then = {0};
+    int32_t *sums = own->sums;
+    if (w->realigned)
+        realign(w, own, 0, own->weights, ATOM);
+    else
+        tier->unpack(&layer->grid, s->packed, 0, layer->row_groups, own->weights, ATOM);
+    for (int64_t row = first_row; row < first_row + all;) {
+        const int64_t line = row / w->width;
+        const uint8_t *x = msq_field(w, line / w->height, line % w->height, 0);
+        for (int32_t left = w->width, rows; left > 0; left -= rows, row += rows, x += rows * pixel) {
+            rows = left >= MOST_SLID ? MOST_SLID : left >= LEAST_SLID ? LEAST_SLID : left;
+            if (rows >= LEAST_SLID) {
+                tier->slide(rows, &slide, x, own->weights, sums, &e, &then);
+                then.rows = 0;
+            } else {
+                const uint8_t *each[LEAST_SLID];
+                for (int32_t r = 0; r < rows; r++) each[r] = x + r * pixel;
+                tier->tile(&layer->grid, rows, 1, each, w->runs, w->run_count, own->weights, false, sums);
+            }
+            if (rows < LEAST_SLID || !is_whole) {
+                msq_finish(w, &e, sums, PANEL, row, rows, 0, s->outputs);
+                continue;
+            }
+            const size_t at = (y + (size_t)row) * PANEL;
+            then = (msq_unfinished){rows, sums, w->call->residual ? w->call->residual->values + at : NULL, w->call->y + at};
+            sums = sums == own->sums ? own->sums + MOST_SLID * PANEL : own->sums;
+        }
+    }
+    e.values = then.values;
+    tier->requantize(then.sums, PANEL, then.rows, PANEL, &e, then.y, PANEL);
+}
+
 /* Part: a set of panels over a chunk of rows of a group. Sets come first, so that a thread's rows stay. */
 static void multiply_part(void *context, int32_t part, int32_t thread) {
     const msq_work *w = context;
@@ -343,6 +379,10 @@ static void multiply_part(void *context, int32_t part, int32_t thread) {
     const int32_t rows = w->rows - row < w->chunk_rows ? (int32_t)(w->rows - row) : w->chunk_rows;
     if (left <= 0 || rows <= 0) return;
     const lane own = lane_of(w, thread);
+    if (w->slid) {
+        multiply_slid(w, &own, row, rows);
+        return;
+    }
     lay_rows(w, &own, group, chunk, rows);
     const outputs_of o = outputs_in(w, group, first, left < w->set_panels ? left : w->set_panels);
     (w->fused ? multiply_fused : multiply)(w, &own, &o, row, rows);
