@@ -44,6 +44,7 @@ typedef struct {
     size_t thread_bytes; /* of scratch, for every thread */
     /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
+    int32_t staged_lines; /* of a part */
     int32_t slice; /* lines of y of a depthwise layer whose input is staged at once */
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
@@ -62,8 +63,8 @@ static inline bool msq_is_one_piece(const msq_layer_spec *s) { return msq_is_poi
 /* Whether the pixels of a line of taps follow one another. */
 static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
 
-/* Copy a line of a padded image: flipped, with its padding. */
-void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to);
+/* Copy lines of a padded image: flipped, with their padding. */
+void msq_stage_lines(const msq_work *w, int32_t image, int32_t first, int32_t count, uint8_t *to);
 
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);

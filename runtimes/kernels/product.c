@@ -149,10 +149,22 @@ static void copy_rows(const msq_work *w, const lane *own, int32_t count) {
     const size_t inputs = (size_t)s->inputs;
     const bool is_one_piece = msq_is_one_piece(s);
     if (is_one_piece) w->layer->tier->copy(own->x[0], (size_t)count * inputs, own->gathered);
+    const uint64_t flip = w->layer->tier->flip * 0x0101010101010101u;
     for (int32_t row = 0; row < count; row++) {
         uint8_t *to = own->gathered + (size_t)row * inputs;
-        if (!is_one_piece) w->layer->tier->copy(own->x[row], inputs, to);
+        const uint8_t *from = own->x[row];
         own->x[row] = to;
+        if (is_one_piece) continue;
+        if (inputs >= ATOM) {
+            w->layer->tier->copy(from, inputs, to);
+            continue;
+        }
+        for (size_t i = 0; i < inputs; i += 8) {
+            uint64_t eight;
+            memcpy(&eight, from + i, sizeof eight);
+            eight ^= flip;
+            memcpy(to + i, &eight, sizeof eight);
+        }
     }
 }
 
