@@ -76,26 +76,33 @@ msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t he
     return plan(&w, layer, &call, threads, bytes);
 }
 
+/* A pixel of up to four channels, flipped. Fewer have a part of the next one behind them, which is multiplied by 0. */
+static inline void copy_four(const uint8_t *from, size_t size, uint32_t flip, uint8_t *to) {
+    uint32_t four = 0;
+    memcpy(&four, from, size);
+    four ^= flip;
+    memcpy(to, &four, sizeof four);
+}
+
 /* Copy a line of x, flipped. */
 static void copy_line(const msq_work *w, const uint8_t *from, uint8_t *to) {
     const msq_tier *tier = w->layer->tier;
     const size_t channels = (size_t)w->layer->spec.inputs * (size_t)w->layer->spec.groups;
-    const size_t wide = (size_t)w->padded_channels;
+    const size_t wide = (size_t)w->padded_channels, width = (size_t)w->call->width;
     if (wide == channels) {
-        tier->copy(from, (size_t)w->call->width * channels, to);
+        tier->copy(from, width * channels, to);
         return;
     }
-    int32_t x = 0;
-    /* What belongs to the next pixel is multiplied by 0. */
-    for (const uint32_t flip = tier->flip * 0x01010101u; w->spread && x < w->call->width - 1; x++) {
-        uint32_t four;
-        memcpy(&four, from, sizeof four);
-        four ^= flip;
-        memcpy(to, &four, sizeof four);
-        from += channels;
-        to += GROUP;
+    if (w->spread) {
+        const uint32_t flip = tier->flip * 0x01010101u;
+        size_t x = 1; /* all but the last one can be read as four */
+        for (; x + 4 <= width; x += 4)
+            for (int i = 0; i < 4; i++, from += channels, to += GROUP) copy_four(from, GROUP, flip, to);
+        for (; x < width; x++, from += channels, to += GROUP) copy_four(from, GROUP, flip, to);
+        copy_four(from, channels, flip, to);
+        return;
     }
-    for (; x < w->call->width; x++, from += channels, to += wide) {
+    for (size_t x = 0; x < width; x++, from += channels, to += wide) {
         tier->copy(from, channels, to);
         memset(to + channels, 0, wide - channels);
     }

@@ -39,7 +39,7 @@ size_t msq_first_nan(const float *values, size_t count) {
     for (size_t first = 0; first < count; first += BLOCK_VALUES) {
         const size_t end = count - first < BLOCK_VALUES ? count : first + BLOCK_VALUES;
         int32_t found = 0;
-        for (size_t i = first; i < end; i++) found |= values[i] != values[i];
+        for (size_t i = first; i < end; i++) found |= -(values[i] != values[i]); /* all bits, as vectors compare */
         for (size_t i = first; found && i < end; i++)
             if (values[i] != values[i]) return i;
     }

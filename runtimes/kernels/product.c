@@ -103,19 +103,22 @@ msq_status msq_plan_product(msq_work *w, int32_t threads) {
 /* Where the fields of consecutive rows begin, `offset` bytes into their pixels. */
 static void fields(const msq_work *w, size_t offset, int64_t row, int32_t count, const uint8_t **x) {
     const msq_layer_spec *s = &w->layer->spec;
-    const int64_t line = row / w->width;
-    int64_t image = line / w->height, up = line % w->height, along = row % w->width;
+    const int32_t width = w->width;
+    const int64_t line = row / width;
+    const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
+    const ptrdiff_t down = (ptrdiff_t)s->stride[0] * w->padded_width * w->padded_channels;
+    int64_t image = line / w->height, up = line % w->height, along = row % width;
+    const uint8_t *from = msq_field(w, image, up, along) + offset;
     while (count > 0) {
-        const uint8_t *from = msq_field(w, image, up, along) + offset;
-        const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
-        const int32_t now = w->width - along < count ? (int32_t)(w->width - along) : count;
+        const int32_t now = width - along < count ? (int32_t)(width - along) : count;
         for (int32_t i = 0; i < now; i++) x[i] = from + (size_t)i * step;
         x += now;
         count -= now;
+        from += down - (ptrdiff_t)along * (ptrdiff_t)step;
         along = 0;
         if (++up < w->height) continue;
         up = 0;
-        image++;
+        from = msq_field(w, ++image, 0, 0) + offset;
     }
 }
 
@@ -344,6 +347,7 @@ static void multiply_slid(const msq_work *w, const lane *own, int64_t first_row,
         .down = (ptrdiff_t)s->dilation[0] * w->padded_width * pixel,
         .pixel = pixel,
     };
+    const int32_t most = tier->rows[0];
     const size_t y = (size_t)w->image * (size_t)w->height * (size_t)w->width;
     const bool is_whole = w->call->y && s->outputs == PANEL; /* sums may wait: they become codes during the next tile */
     msq_epilogue e = msq_epilogue_of(w, 0);
@@ -357,7 +361,7 @@ static void multiply_slid(const msq_work *w, const lane *own, int64_t first_row,
         const int64_t line = row / w->width;
         const uint8_t *x = msq_field(w, line / w->height, line % w->height, 0);
         for (int32_t left = w->width, rows; left > 0; left -= rows, row += rows, x += rows * pixel) {
-            rows = left >= MOST_SLID ? MOST_SLID : left >= LEAST_SLID ? LEAST_SLID : left;
+            rows = left >= MOST_SLID ? MOST_SLID : left >= LEAST_SLID ? LEAST_SLID : left < most ? left : most;
             if (rows >= LEAST_SLID) {
                 tier->slide(rows, &slide, x, own->weights, sums, &e, &then);
                 then.rows = 0;
