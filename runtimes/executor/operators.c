@@ -39,19 +39,6 @@ static inline int8_t code_of(float value, float low, float high, int32_t zero) {
     return (int8_t)((int32_t)whole + zero);
 }
 
-/* Sought by blocks, which a compiler makes vectors of. */
-size_t msq_first_nan(const float *values, size_t count) {
-    enum { BLOCK = 256 };
-    for (size_t first = 0; first < count; first += BLOCK) {
-        const size_t end = count - first < BLOCK ? count : first + BLOCK;
-        int32_t found = 0;
-        for (size_t i = first; i < end; i++) found |= values[i] != values[i];
-        for (size_t i = first; found && i < end; i++)
-            if (isnan(values[i])) return i;
-    }
-    return count;
-}
-
 static msq_status read_quantize(msq_graph *graph, msq_node *node, int32_t json) {
     (void)json;
     return keeps_shape(graph, node, MSQ_FLOAT32, MSQ_INT8) ? MSQ_OK : misshapen(node);

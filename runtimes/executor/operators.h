@@ -25,9 +25,6 @@ static inline bool msq_is_int8(const msq_tensor *tensor, int32_t rank) {
 /* Say what a kernel said of a node. */
 msq_status msq_kernel_failed(const msq_node *node, msq_status status);
 
-/* The first element that is not a number, or count: such cannot be quantized. */
-size_t msq_first_nan(const float *values, size_t count);
-
 msq_status msq_read_conv2d(msq_graph *graph, msq_node *node, int32_t json);
 msq_status msq_read_linear(msq_graph *graph, msq_node *node, int32_t json);
 void msq_run_layer(const msq_graph *graph, msq_node *node);
