@@ -182,6 +182,26 @@ def verify(
 
 
 @app.command()
+def classify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, of any size where the bundle says what becomes of it.")
+    ],
+    device: DeviceName = "local",
+    runtime: Runtime = "onnxruntime",
+    as_json_: Json = False,
+) -> None:
+    """Print the class of each image: framed and normalised as the bundle says, run on a device."""
+    from devices.classify import classify as run
+
+    found = dict(zip(map(str, images), run(bundle, images, device, runtime), strict=True))
+    if as_json_:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    else:
+        _out.print("\n".join(f"{name}: {label}" for name, label in found.items()), highlight=False, markup=False)
+
+
+@app.command()
 def audit(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], as_json_: Json = False) -> None:
     """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
     from msq.bundle import Manifest
