@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from msq import __version__, plugins
-from msq.artefact import as_json
 from msq.bundle import Arena
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
+from msq.store_cli import StorePath, history, store_app
+from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
+from reports.store import DEFAULT, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,15 +25,10 @@ app = typer.Typer(
 )
 device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
-
-# What a program reads goes to stdout; progress and messages for people go to stderr.
-_messages = Console(stderr=True)
-_out = Console()
+app.add_typer(store_app, name="store")
+app.command()(history)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
-DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Protocol = Annotated[
     str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
 ]
@@ -44,7 +39,7 @@ Images = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"msq {__version__}", highlight=False)
+        output.print(f"msq {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -82,9 +77,9 @@ def train(
     """Train a recipe: float run, 8-bit baseline, method. A stopped run goes on where it was."""
     from train.fit import train as run
 
-    checkpoint = run(RecipeFile.read(recipe), out, work, _messages)
+    checkpoint = run(RecipeFile.read(recipe), out, work, messages)
     if as_json_:
-        _print_json(checkpoint)
+        print_json(checkpoint)
 
 
 @app.command()
@@ -99,7 +94,7 @@ def export(
 
     manifest = run(checkpoint, out, runtime)
     sizes, parity = manifest.sizes, manifest.parity
-    _messages.print(
+    messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
         f"(limit {sizes.limit_bytes / 1024:.1f}); {parity.values} values of {parity.tensors} tensors, "
         f"largest difference to the oracle {parity.max_lsb} LSB",
@@ -107,9 +102,9 @@ def export(
         soft_wrap=True,
     )
     if manifest.arena:
-        _messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
+        messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
-        _print_json(manifest)
+        print_json(manifest)
 
 
 @app.command()
@@ -121,14 +116,17 @@ def measure(
     runtime: Runtime = "onnxruntime",
     images: Images = None,
     protocol: Protocol = "quick",
+    store: StorePath = DEFAULT,
     as_json_: Json = False,
 ) -> None:
     """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
     from devices.measure import measure as run
 
     measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+    with Store(store) as opened:
+        opened.add(measurement)
     if as_json_:
-        _print_json(measurement)
+        print_json(measurement)
 
 
 @app.command()
@@ -149,7 +147,7 @@ def verify(
     if as_json_:
         sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
     else:
-        _out.print(table(verified, by_tensor=layers))
+        output.print(table(verified, by_tensor=layers))
     verified.require()
 
 
@@ -167,9 +165,9 @@ def report(
 
     result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
     if as_json_:
-        _print_json(result)
+        print_json(result)
     else:
-        show(result, _out)
+        show(result, output)
     result.raise_for_gates()
 
 
@@ -188,7 +186,15 @@ def deploy(
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     measurement = run / runtime / f"{device}.json"
-    measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
+    measure(
+        run / runtime / "bundle",
+        run / "checkpoint" / "evaluation",
+        measurement,
+        device,
+        runtime,
+        images,
+        store=build / "store.db",
+    )
     report(measurement, run / runtime / f"{device}.html", recipe)
 
 
@@ -198,7 +204,7 @@ def bits(checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint
     from msq.bitmap import BitMap
     from msq.checkpoint import Checkpoint
 
-    _print_json(BitMap.of(Checkpoint.open(checkpoint)))
+    print_json(BitMap.of(Checkpoint.open(checkpoint)))
 
 
 @app.command("list")
@@ -216,7 +222,7 @@ def list_plugins(
     if what == "devices":
         list_devices()
     elif what in packages:
-        _out.print("\n".join(plugins.names(packages[what])), highlight=False)
+        output.print("\n".join(plugins.names(packages[what])), highlight=False)
     else:
         raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
 
@@ -227,7 +233,7 @@ def list_devices() -> None:
     from devices.profile import profiles
 
     for profile in profiles():
-        _out.print(f"{profile.name:<18}{profile.title}", highlight=False)
+        output.print(f"{profile.name:<18}{profile.title}", highlight=False)
 
 
 @device_app.command("up")
@@ -239,7 +245,7 @@ def device_up(
     from devices.measure import prepare
 
     prepare(device, runtime)
-    _messages.print(f"{device} is ready for {runtime}", highlight=False)
+    messages.print(f"{device} is ready for {runtime}", highlight=False)
 
 
 def _arena_line(arena: Arena) -> str:
@@ -251,10 +257,6 @@ def _arena_line(arena: Arena) -> str:
         f"arena: {arena.bytes / 1024:.1f} KiB, {arena.bytes / arena.bound_bytes:.2f} × the least that any plan takes; "
         f"fullest at {busiest}: {shape}"
     )
-
-
-def _print_json(value: BaseModel) -> None:
-    sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
 
 
 def main() -> None:
@@ -277,7 +279,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _fail(error: MsqError) -> int:
-    _messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.hint:
-        _messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
+        messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
     return error.exit_code
