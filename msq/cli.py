@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from msq import __version__, plugins
 from msq.bundle import Arena
+from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
 from msq.store_cli import StorePath, history, store_app
@@ -27,6 +28,7 @@ device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_
 app.add_typer(device_app, name="device")
 app.add_typer(store_app, name="store")
 app.command()(history)
+app.command()(compare)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
 Protocol = Annotated[

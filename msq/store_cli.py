@@ -15,7 +15,7 @@ from rich.table import Table
 from msq import atomic
 from msq.errors import DataError, UsageError
 from msq.measurement import Measurement
-from msq.terminal import messages, print_table
+from msq.terminal import messages, print_wide
 from reports.store import DEFAULT, Store
 
 store_app = typer.Typer(help="The store of measurements: add, import, export, releases.", no_args_is_help=True)
@@ -72,7 +72,7 @@ def history(
             table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
             for row in body:
                 table.add_row(*row)
-            print_table(table)
+            print_wide(table)
 
 
 @store_app.command()

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from msq.artefact import as_json
 
@@ -25,6 +24,6 @@ def print_json(value: BaseModel) -> None:
     sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
 
 
-def print_table(table: Table) -> None:
-    """Print a table on stdout; where that is no terminal, a row stays a line."""
-    (output if output.is_terminal else Console(width=200, color_system=None)).print(table)
+def print_wide(shown: RenderableType) -> None:
+    """Print tables on stdout; where that is no terminal, a row stays a line."""
+    (output if output.is_terminal else Console(width=200, color_system=None)).print(shown)
