@@ -15,6 +15,7 @@ from msq.bundle import Arena
 from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
+from msq.report_cli import report
 from msq.store_cli import StorePath, history, store_app
 from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
 from reports.store import DEFAULT, Store
@@ -29,6 +30,7 @@ app.add_typer(device_app, name="device")
 app.add_typer(store_app, name="store")
 app.command()(history)
 app.command()(compare)
+app.command()(report)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
 Protocol = Annotated[
@@ -154,26 +156,6 @@ def verify(
 
 
 @app.command()
-def report(
-    measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
-    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
-    as_json_: Json = False,
-) -> None:
-    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
-    from reports.report import report as run
-    from reports.terminal import show
-
-    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
-    if as_json_:
-        print_json(result)
-    else:
-        show(result, output)
-    result.raise_for_gates()
-
-
-@app.command()
 def deploy(
     recipe: RecipePath,
     device: DeviceName = "raspberrypi",
@@ -197,7 +179,7 @@ def deploy(
         images,
         store=build / "store.db",
     )
-    report(measurement, run / runtime / f"{device}.html", recipe)
+    report(measurement, run / runtime / f"{device}.html", recipe, store=build / "store.db")
 
 
 @app.command()

@@ -9,9 +9,11 @@ from msq.atomic import write_text
 from msq.errors import GateError, UsageError
 from msq.measurement import Measurement
 from msq.recipe import Gates
+from reports import regression, sides
 from reports.gates import GateResult, evaluate
 from reports.junit import junit
 from reports.page import render
+from reports.store import DEFAULT
 
 
 class ReportResult(Strict):
@@ -29,7 +31,14 @@ class ReportResult(Strict):
             raise GateError("; ".join(failed), hint=f"{self.page} shows every gate and where its figures come from")
 
 
-def report(measurement: Path, out: Path, gates: Gates | None = None, junit_file: Path | None = None) -> ReportResult:
+def report(
+    measurement: Path,
+    out: Path,
+    gates: Gates | None = None,
+    junit_file: Path | None = None,
+    baseline: str | None = None,
+    store: Path = DEFAULT,
+) -> ReportResult:
     """Write the page of a measurement and judge its gates. A gate that fails is a result, not an error.
 
     Args:
@@ -37,6 +46,7 @@ def report(measurement: Path, out: Path, gates: Gates | None = None, junit_file:
         out: the HTML file to write.
         gates: the recipe's gates; without them only the standing gate, bit-exactness, is judged.
         junit_file: where the gates are written as JUnit XML, if anywhere.
+        baseline: what max_regression is judged against, as reports.sides.baseline takes it. store: where it is kept.
     Raises:
         BundleError: the measurement is missing or does not fit its schema.
         StorageError: the page cannot be written.
@@ -46,6 +56,8 @@ def report(measurement: Path, out: Path, gates: Gates | None = None, junit_file:
         raise UsageError(f"{out} is a folder", hint=f"name the page, such as {out / 'report.html'}")
     found = Measurement.read(measurement)
     results = evaluate(gates, found)
+    if gates:
+        results += regression.evaluate(gates.max_regression, found, sides.baseline(found, baseline, store))
     write_text(out, render(found, results))
     if junit_file:
         write_text(junit_file, junit(found, results))

@@ -55,6 +55,24 @@ def read(name: str, store: Path) -> Side:
     return Side(name, tuple(sorted(found, key=lambda measurement: measurement.created)))
 
 
+def baseline(measurement: Measurement, name: str | None, store: Path) -> Measurement | None:
+    """Return what a measurement is judged against: what `name` names, else the store's last release of the same.
+
+    Raises:
+        UsageError: `name` has no measurement of the same model, device and runtime. Else as `read`.
+    """
+    if name is None:
+        if not store.exists():
+            return None
+        with Store(store) as opened:
+            kept = opened.last_release(measurement)
+        return kept.measurement if kept else None
+    found = read(name, store).groups()
+    if what(measurement) not in found:
+        raise UsageError(f"{name}: no measurement of {what(measurement)}", hint=f"it has {'; '.join(found)}")
+    return found[what(measurement)][-1]
+
+
 def matched(
     base: Side, other: Side
 ) -> tuple[dict[str, tuple[list[Measurement], list[Measurement]]], list[str], list[str]]:

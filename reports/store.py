@@ -155,10 +155,10 @@ class Store:
             )
 
     def last_release(self, like: Measurement) -> Kept | None:
-        """Return the newest released measurement of the same model, device and runtime, older ones left out."""
+        """Return the newest released measurement of the same model, device and runtime; `like` itself is none."""
         where = {"model": like.manifest.name, "device": like.device.name, "runtime": like.runtime}
-        found = self.history(**where, released=True, last=1)
-        return found[0] if found else None
+        found = self.history(**where, released=True, last=2)
+        return next((kept for kept in reversed(found) if kept.measurement != like), None)
 
     def lines(self) -> Iterator[str]:
         """Yield every measurement as a line of JSON with the keys id, release and measurement, the oldest first."""

@@ -8,6 +8,7 @@ import pytest
 
 from msq.measurement import Measurement, Prediction
 from msq.provenance import MEANING, Figure, Kind
+from msq.recipe import Gates
 from reports import charts
 from reports.gates import evaluate
 from reports.page import render, trained_bits
@@ -134,6 +135,11 @@ def test_a_local_measurement_shows_its_latency_and_how_it_was_estimated(local_pa
     words = local_page[1].words
     assert "0.649 ms" in words and "nearest rank" in words and "300 runs" in words
     assert "Latency on a board" in words
+
+
+def test_gates_that_are_not_judged_are_shown(emulated):
+    words = page_of(emulated, Gates(max_latency_p90_ms=1))[1].words
+    assert "Passes 1 of 2 gates, 1 not judged here" in words and "nothing was measured not judged" in words
 
 
 def hostile(value: Any, key: str = "") -> Any:
