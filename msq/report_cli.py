@@ -13,9 +13,12 @@ from reports.store import DEFAULT
 
 def report(
     measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
-    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
+    out: Annotated[Path | None, typer.Option(help="Page to write (HTML).")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown to write, for a pull request.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV to write, a row a figure.")] = None,
+    model_card: Annotated[Path | None, typer.Option(help="Model card to write, as Hugging Face reads it.")] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -26,14 +29,16 @@ def report(
     store: StorePath = DEFAULT,
     as_json_: Json = False,
 ) -> None:
-    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
+    """Write a report, print its table and judge the recipe's gates; exits with 12 when one fails."""
+    from reports.report import Outputs
     from reports.report import report as run
     from reports.terminal import show
 
     gates = RecipeFile.read(recipe).recipe.gates if recipe else None
-    result = run(measurement, out, gates, junit, baseline, store)
+    outputs = Outputs(page=out, markdown=markdown, csv=csv, card=model_card, junit=junit)
+    result = run(measurement, outputs, gates, baseline, store)
     if as_json_:
-        print_json(result)
+        print_json(result.document)
     else:
         show(result, output)
     result.raise_for_gates()

@@ -1,7 +1,5 @@
 """`msq history` and `msq store`: what was measured before, and taking it elsewhere."""
 
-import csv
-import io
 import sys
 from datetime import datetime
 from enum import StrEnum
@@ -49,6 +47,7 @@ def history(
 ) -> None:
     """List the measurements of the store, the oldest first."""
     from reports.history import figures, rows
+    from reports.spreadsheet import csv_text
 
     with _open(store) as opened:
         found = opened.history(
@@ -64,9 +63,7 @@ def history(
         case Format.JSON:
             sys.stdout.write("".join(f"{kept.model_dump_json()}\n" for kept in found))
         case Format.CSV:
-            stream = io.StringIO()
-            csv.writer(stream, lineterminator="\n").writerows(figures(found))
-            sys.stdout.write(stream.getvalue())
+            sys.stdout.write(csv_text(figures(found)))
         case Format.TABLE:
             header, *body = rows(found)
             table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)

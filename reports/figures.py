@@ -63,12 +63,12 @@ def compressions(manifest: Manifest) -> dict[str, Figure]:
 
 def file_size(manifest: Manifest) -> Figure:
     """Return the bytes that the runtime loads."""
-    return stored_bytes(manifest.sizes.model_bytes)
+    return stored(manifest.sizes.model_bytes)
 
 
-def stored_bytes(count: int) -> Figure:
-    """Return a number of bytes read off, or computed exactly from, a file."""
-    return Figure(value=count, unit="bytes", kind=Kind.ARTEFACT)
+def stored(count: int, unit: str = "bytes") -> Figure:
+    """Return a number read off, or computed exactly from, a file."""
+    return Figure(value=count, unit=unit, kind=Kind.ARTEFACT)
 
 
 def recorded(measurement: Measurement) -> dict[str, Figure]:

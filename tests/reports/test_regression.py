@@ -12,7 +12,7 @@ from msq.measurement import Measurement
 from msq.recipe import Gates, Regression
 from reports.gates import GateResult
 from reports.regression import evaluate
-from reports.report import report
+from reports.report import Outputs, report
 from reports.store import Store
 
 
@@ -94,21 +94,21 @@ def test_a_report_judges_by_the_stores_last_release_but_itself(local, write, tmp
     store, gates = tmp_path / "store.db", Gates(max_regression=Regression(size=0.05))
     page = tmp_path / "page.html"
     now = changed(local, size=60_000)
-    assert report(write(now), page, gates, store=store).passed
+    assert report(write(now), Outputs(page=page), gates, store=store).passed
     with Store(store) as opened:
         opened.add(changed(local, size=50_000), release="1.0")
-    result = report(write(now), page, gates, store=store)
-    assert [one.outcome for one in result.gates] == ["passed", "failed"]
+    result = report(write(now), Outputs(page=page), gates, store=store)
+    assert [one.outcome for one in result.document.gates] == ["passed", "failed"]
     with pytest.raises(GateError, match=r"Model file beside the release: 20\.00 % worse, wanted at most 5\.00 %"):
         result.raise_for_gates()
     with Store(store) as opened:
         opened.add(now, release="1.1")
-    assert not report(write(now), page, gates, store=store).passed
-    assert report(write(now), page, gates, baseline="1.1", store=store).passed
+    assert not report(write(now), Outputs(page=page), gates, store=store).passed
+    assert report(write(now), Outputs(page=page), gates, baseline="1.1", store=store).passed
 
 
 def test_a_baseline_of_something_else_is_refused(local, emulated, write, tmp_path):
     emulated.write(tmp_path / "other.json")
     gates = Gates(max_regression=Regression(size=0.05))
     with pytest.raises(UsageError, match="no measurement of fashion-resnet8 on local"):
-        report(write(local), tmp_path / "page.html", gates, baseline=str(tmp_path / "other.json"))
+        report(write(local), Outputs(page=tmp_path / "page.html"), gates, baseline=str(tmp_path / "other.json"))
