@@ -27,6 +27,9 @@ def report(
         ),
     ] = None,
     store: StorePath = DEFAULT,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder with the test images, whose worst confusions the page shows.")
+    ] = None,
     as_json_: Json = False,
 ) -> None:
     """Write a report, print its table and judge the recipe's gates; exits with 12 when one fails."""
@@ -36,7 +39,7 @@ def report(
 
     gates = RecipeFile.read(recipe).recipe.gates if recipe else None
     outputs = Outputs(page=out, markdown=markdown, csv=csv, card=model_card, junit=junit)
-    result = run(measurement, outputs, gates, baseline, store)
+    result = run(measurement, outputs, gates, baseline, store, evaluation)
     if as_json_:
         print_json(result.document)
     else:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import altair as alt
 from markupsafe import Markup
 
-from msq.provenance import Kind
+from msq.provenance import Figure, Kind
 from reports.wording import printable
 
 # Vega wants literal colours; these stand for the style sheet's variables, and are replaced after drawing, so
@@ -35,12 +35,18 @@ WIDE, NARROW = 856, 330
 
 @dataclass(frozen=True)
 class Drawing:
-    """One chart for two widths of page. All its figures are of one kind; alt says in words what it shows."""
+    """One chart for two widths of page. alt says in words what it shows.
+
+    All figures of an axis are of one kind; across is the kind of those of the x axis, where there are two axes of
+    figures. rows says, of a chart of runs, which row of their table each dot is.
+    """
 
     wide: Markup
     narrow: Markup
     kind: Kind
     alt: str
+    across: Kind | None = None
+    rows: tuple[int, ...] = ()
 
 
 def draw(chart: Callable[[int], alt.TopLevelMixin], kind: Kind, alt_text: str) -> Drawing:
@@ -73,12 +79,49 @@ def _svg(chart: Any, alt_text: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
+def data(values: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Return an empty chart over rows. Their texts are made printable: a stray NUL would stop the renderer."""
+    rows = [
+        {key: printable(value) if isinstance(value, str) else value for key, value in row.items()} for row in values
+    ]
+    return alt.Chart(alt.InlineData(values=rows))
+
+
+def names(values: Sequence[Mapping[str, Any]], width: int, **options: Any) -> alt.Y:
+    """Return rows labelled at the left edge of the page, in the order given."""
+    room = label_room(width)
+    axis = alt.Axis(title=None, labelColor=INK, labelAlign="left", labelPadding=room, labelLimit=room - 8)
+    return alt.Y("name:N", **{"sort": [printable(row["name"]) for row in values], "axis": axis} | options)
+
+
+def label_room(width: int) -> int:
+    """Return the pixels that the labels of rows take of a width."""
+    return 130 if width <= NARROW else 170
+
+
+def ticks(values: list[int]) -> alt.Axis:
+    """Return an axis with a grid line at each value."""
+    return alt.Axis(values=values, grid=bool(values), title=None)
+
+
+def one_kind(figures: Iterable[Figure]) -> Kind:
+    """Return the kind of figures that share an axis. Raises ValueError: they are of several."""
+    kinds = {figure.kind for figure in figures}
+    if len(kinds) != 1:
+        raise ValueError(f"figures of different kinds share no axis: {sorted(kinds)}")
+    return kinds.pop()
+
+
 def _cleaned(element: ElementTree.Element) -> ElementTree.Element:
     """Keep what is seen: no namespaces, roles, classes or fonts; colours become the page's variables."""
     element.tag = element.tag.rpartition("}")[2]
+    tip = element.get("aria-label")
     element.attrib = {
         name: _VARIABLES.get(value, value) for name, value in element.attrib.items() if _KEPT.fullmatch(name)
     }
+    if tip:
+        # What a mark says of itself; the page's script shows it to pointer and keyboard.
+        element.set("data-tip", tip)
     for child in list(element):
         if child.get("display") == "none" or (child.get("class") == "background" and not child.get("fill")):
             element.remove(child)

@@ -88,5 +88,17 @@ def times(measurement: Measurement) -> dict[str, Figure]:
     return {name.removeprefix(LATENCY): figure for name, figure in found if name.startswith(LATENCY)}
 
 
+def memory(measurement: Measurement) -> dict[str, Figure]:
+    """Return the levels of memory by title, as far as they were measured."""
+    titles = {
+        "load_peak_memory": "Peak, loading",
+        "run_peak_memory": "Peak, running",
+        "anonymous_memory": "Steady, own pages",
+        "file_memory": "Steady, of files",
+    }
+    found = recorded(measurement)
+    return {title: found[name] for name, title in titles.items() if name in found}
+
+
 def _ratio(above: float, below: float) -> Figure:
     return Figure(value=above / below, unit="×", kind=Kind.ARTEFACT)

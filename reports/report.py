@@ -14,8 +14,10 @@ from reports.document import Document, as_csv, document
 from reports.gates import evaluate
 from reports.junit import junit
 from reports.page import render
+from reports.runs import runs
 from reports.store import DEFAULT
 from reports.summary import markdown
+from reports.thumbnails import albums
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ def report(
     gates: Gates | None = None,
     baseline: str | None = None,
     store: Path = DEFAULT,
+    evaluation: Path | None = None,
 ) -> ReportResult:
     """Write the report of a measurement and judge its gates. A gate that fails is a result, not an error.
 
     Args:
         measurement: a measurement's JSON file.
         gates: the recipe's gates; without them only the standing gate, bit-exactness, is judged.
-        baseline: what max_regression is judged against, as reports.sides.baseline takes it. store: where it is kept.
+        baseline: what max_regression is judged against, as reports.sides.baseline takes it.
+        store: where it is kept, and all the runs that the page shows it among.
+        evaluation: folder with the test images, whose worst confusions the page shows.
     Raises:
         BundleError: the measurement is missing or does not fit its schema.
         StorageError: a file cannot be written.
@@ -77,8 +82,9 @@ def report(
     if gates:
         results += regression.evaluate(gates.max_regression, found, sides.baseline(found, baseline, store))
     made = document(found, results)
+    pictures = albums(found, evaluation) if evaluation else ()
     written: list[tuple[Path | None, Callable[[], str]]] = [
-        (outputs.page, lambda: render(found, results)),
+        (outputs.page, lambda: render(found, results, runs(found, store), pictures)),
         (outputs.markdown, lambda: markdown(made)),
         (outputs.csv, lambda: as_csv(made)),
         (outputs.card, lambda: model_card(found, made)),

@@ -110,7 +110,7 @@ def _parity(measurement: Measurement) -> Iterator[Row]:
 
 def _times(measurement: Measurement) -> Iterator[Row]:
     for name, found in figures.times(measurement).items():
-        yield _row(f"Latency, {name}", found, "one image" + (f"; {found.note}" if found.note else ""))
+        yield _row(f"Latency, {name}", found, found.note or "one image")
 
 
 def _legend(measurement: Measurement) -> list[Text]:
