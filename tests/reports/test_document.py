@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reports.spreadsheet import csv_text
 
 from msq.measurement import Measurement
 from msq.provenance import Kind
@@ -17,6 +16,7 @@ from reports import wording
 from reports.card import model_card
 from reports.document import Absent, Confused, Document, Made, as_csv, document
 from reports.gates import GateResult, evaluate
+from reports.spreadsheet import csv_text
 from reports.summary import SHOWN, markdown
 
 DOCS = Path(__file__).parents[2] / "docs" / "reports.md"
