@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from measurements import PAYLOAD, change, hostile, other_run
 from PIL import Image
 
 from msq.bundle import Arena
-from msq.checkpoint import Accuracy
 from msq.errors import BundleError
 from msq.measurement import Measurement, Prediction
 from msq.provenance import MEANING, Figure, Kind
@@ -26,9 +26,6 @@ from reports.page import render, trained_bits
 from reports.runs import frontier, runs
 from reports.store import Store
 from reports.thumbnails import albums
-
-PAYLOAD = "</title></style></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b\x00‮{{7*7}}"
-LITERALS = {"what", "op", "kind", "engine", "runtime_mode", "unit", "value"}
 
 
 class Page(HTMLParser):
@@ -64,13 +61,6 @@ class Page(HTMLParser):
 def page_of(measurement: Measurement, gates: Any = None) -> tuple[str, Page]:
     html = render(measurement, evaluate(gates, measurement))
     return html, Page(html)
-
-
-def change(measurement: Measurement, **updates: Any) -> Measurement:
-    """Update the measurement, and its manifest by the fields that are the manifest's."""
-    inner = {name: value for name, value in updates.items() if name in type(measurement.manifest).model_fields}
-    outer = {name: value for name, value in updates.items() if name not in inner}
-    return measurement.model_copy(update={"manifest": measurement.manifest.model_copy(update=inner), **outer})
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +161,6 @@ def test_gates_that_are_not_judged_are_shown(emulated):
     assert "Passes 1 of 2 gates, 1 not judged here" in words and "nothing was measured not judged" in words
 
 
-def hostile(value: Any, key: str = "") -> Any:
-    """Add the payload to every free text, keys of free tables included."""
-    if isinstance(value, dict):
-        free = key in {"timeline", "facts", "libraries", "versions", "files", "differing", "figures", "bits"}
-        return {name + PAYLOAD if free else name: hostile(inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [hostile(inner, key) for inner in value]
-    return value + PAYLOAD if isinstance(value, str) and key not in LITERALS else value
-
-
 def test_doubts_and_images_that_the_host_classes_otherwise_are_shown(local):
     said = [one.model_copy(update={"host": one.predicted}) for one in local.predictions]
     said[5] = said[5].model_copy(update={"host": (said[5].predicted + 1) % 10})
@@ -188,17 +168,6 @@ def test_doubts_and_images_that_the_host_classes_otherwise_are_shown(local):
     words = page_of(change(local, doubts=(doubt,), protocol="quick", predictions=tuple(said)))[1].words
     assert f"Doubtful, though the run was repeated: {doubt}." in words and "Protocol quick" in words
     assert f"different classes to 1 of the test images: {said[5].index}." in words
-
-
-@pytest.fixture
-def evaluation(local, tmp_path):
-    """The test images that the local measurement was taken with."""
-    labels = np.zeros(3000, np.int64)
-    for said in local.predictions:
-        labels[said.index] = said.label
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (3000, 28, 28, 1)).astype(np.uint8))
-    np.save(tmp_path / "labels.npy", labels)
-    return tmp_path
 
 
 def stored(tmp_path, *measurements):
@@ -229,19 +198,6 @@ def test_hostile_names_inject_nothing(local, local_page, evaluation, tmp_path):
     assert page.open == [] and html.count("<script") == 1 and "\x1b" not in html and "‮" not in html
     assert page.words.count("<script>alert(1)</script>") > 50
     assert "{{7*7}}" in page.words
-
-
-def other_run(measurement: Measurement) -> Measurement:
-    """Return another run on the same data: fewer bits, a smaller file, less accurate, faster."""
-    manifest = measurement.manifest
-    layers = tuple(layer.model_copy(update={"bits": max(1, layer.bits - 1)}) for layer in manifest.layers)
-    sizes = manifest.sizes.model_copy(update={"model_bytes": manifest.sizes.model_bytes - 4000})
-    accuracy = (Accuracy(what="deployed", correct=9000, n=10_000),)
-    figures = {
-        name: figure.model_copy(update={"value": 0.9 * figure.value}) if name.startswith("latency") else figure
-        for name, figure in measurement.figures.items()
-    }
-    return change(measurement, layers=layers, sizes=sizes, accuracy=accuracy, average_bits=2.0, figures=figures)
 
 
 def test_the_page_shows_a_measurement_among_all_runs_on_the_same_data(local, emulated, tmp_path):
