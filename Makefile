@@ -34,7 +34,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -173,6 +173,9 @@ bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, 
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)
+
+bench-report: $(DEV_SETUP) ## a page of 200 runs of 60 layers, made and opened in Chromium; CHECK=1 fails on a missed bar
+	$(PY) -m tests.reports.bench $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build

@@ -91,7 +91,7 @@ def in_turns(a: Sequence[float], b: Sequence[float]) -> Difference:
     """
     logs = np.log(np.asarray(b, np.float64)) - np.log(np.asarray(a, np.float64))
     mean, error = float(logs.mean()), float(stats.sem(logs))
-    if not error:
+    if error < 1e-12:
         value = math.exp(mean)
         return Difference(value=value, low=value, high=value, p=None, test="rounds in turns, all alike")
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * error
