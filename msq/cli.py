@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from msq import __version__, plugins
 from msq.bundle import Arena
+from msq.bundle_cli import bundle_app
 from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
@@ -28,6 +29,7 @@ app = typer.Typer(
 device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
 app.add_typer(store_app, name="store")
+app.add_typer(bundle_app, name="bundle")
 app.command()(history)
 app.command()(compare)
 app.command()(report)
