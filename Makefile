@@ -28,13 +28,15 @@ BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
 SETTINGS    := $(MEASUREMENT:.json=.settings)
 PAGE        := $(RUN)/$(RUNTIME)/$(DEVICE).html
+# The test images that a report shows, where they are at hand.
+PICTURES     = $(addprefix --evaluation ,$(wildcard $(RUN)/checkpoint/evaluation))
 
 # Code that an artefact depends on: its own stage's and the shared contracts, not the stages after it.
 sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts bench-report clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +61,7 @@ measure: check ## run the bundle on DEVICE
 	@$(MAKE) --no-print-directory $(MEASUREMENT)
 
 report: $(SETUP) ## write the report page, print its table and judge the recipe's gates
-	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE)
+	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE) $(PICTURES)
 
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
@@ -118,6 +120,10 @@ runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so
 runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,musl,build/kernels/$*-static,,msq-run)
 	@mkdir -p $(@D) && cp build/kernels/$*-static/msq-run $@.new && mv $@.new $@
+
+gallery: $(DEV_SETUP) measure ## the pictures of docs/gallery.md, of a report on DEVICE; best with DEVICE=local RUNTIME=native
+	@$(MSQ) report $(MEASUREMENT) --out build/gallery.html --recipe $(RECIPE_FILE) $(PICTURES) || test $$? -eq 12
+	$(PY) -m tests.reports.gallery build/gallery.html
 
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .

@@ -172,16 +172,9 @@ def deploy(
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     measurement = run / runtime / f"{device}.json"
-    measure(
-        run / runtime / "bundle",
-        run / "checkpoint" / "evaluation",
-        measurement,
-        device,
-        runtime,
-        images,
-        store=build / "store.db",
-    )
-    report(measurement, run / runtime / f"{device}.html", recipe, store=build / "store.db")
+    pictures, store = run / "checkpoint" / "evaluation", build / "store.db"
+    measure(run / runtime / "bundle", pictures, measurement, device, runtime, images, store=store)
+    report(measurement, run / runtime / f"{device}.html", recipe, store=store, evaluation=pictures)
 
 
 @app.command()

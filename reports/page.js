@@ -91,7 +91,8 @@
     holder.addEventListener("blur", () => show(null));
     holder.addEventListener("keydown", (event) => {
       // A bar beside a bar of the same row says the same: read once.
-      const shown = [...new Map(visible().map((mark) => [mark.dataset.tip, mark])).values()];
+      const read = new Set();
+      const shown = visible().filter(({ dataset: { tip } }) => !read.has(tip) && read.add(tip));
       const at = shown.findIndex((mark) => mark.dataset.tip === current?.dataset.tip);
       const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: shown.length - 1 };
       if (event.key === "Escape") show(null);

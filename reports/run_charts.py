@@ -11,6 +11,8 @@ from reports.runs import Run, frontier
 
 FRONTIER = "Pareto frontier"
 """What the frontier says of itself, by which the page's script finds it."""
+_CURRENT = {"size": 150, "opacity": 1.0, "color": ALERT}
+_OTHER = {"size": 50, "opacity": 0.75, "color": ACCENT}
 
 
 def against_size(runs: Sequence[Run], alt_text: str) -> Drawing | None:
@@ -38,10 +40,9 @@ def _pareto(
     # The run that the report is about lies over the others.
     shown.sort(key=lambda item: item[1].current)
     values = [
-        {"x": x.value / unit, "y": y.value, "tip": run.tip, "size": 150 if run.current else 50,
-         "color": ALERT if run.current else ACCENT}
+        {"x": x.value / unit, "y": y.value, "tip": run.tip, **(_CURRENT if run.current else _OTHER)}
         for _, run, x, y in shown
-    ]  # fmt: skip
+    ]
     edge = [{"x": x, "y": y, "tip": FRONTIER} for x, y in frontier([(x.value / unit, y.value) for _, _, x, y in shown])]
     scale: dict[str, Any] = {"scale": alt.Scale(zero=False, padding=14)}
 
@@ -52,13 +53,14 @@ def _pareto(
         line = line.encode(x=x, y=y, description="tip:N")
         dots = (
             data(values)
-            .mark_point(filled=True, opacity=0.75, aria=True)
+            .mark_point(filled=True, aria=True)
             .encode(
                 x=x,
                 y=y,
                 description="tip:N",
                 size=alt.Size("size:Q", scale=None),
                 color=alt.Color("color:N", scale=None),
+                opacity=alt.Opacity("opacity:Q", scale=None),
             )
         )
         return alt.layer(line, dots).properties(width=width - 70, height=260)
