@@ -46,7 +46,7 @@ class Layer(Strict):
 class Sizes(Strict):
     """Bytes. The bar is model_bytes ≤ limit_bytes = 1.02 · (weight_bytes + parameter_bytes) + 32 KiB.
 
-    A format without a layer's width takes the next wider one into that sum.
+    A format without a layer's width takes the next wider one into that sum, one of machine code the code.
     """
 
     weight_bytes: int
@@ -63,6 +63,19 @@ class Sizes(Strict):
     resident_weight_bytes: int
     """What the runtime holds of the weights after loading; see resident_note."""
     resident_note: str
+
+
+PartKind = Literal["weights", "parameters", "alignment", "graph", "code"]
+
+
+class Part(Strict):
+    """Bytes of a file that a runtime loads. What a layer has besides weights are parameters: scales, biases, tables."""
+
+    file: str
+    what: PartKind
+    layer: str = ""
+    """Of a layer's own; empty for what belongs to none."""
+    bytes: int
 
 
 class Fidelity(Strict):
@@ -112,6 +125,8 @@ class Manifest(Artefact):
     budget_bits: float | None = None
     paper_compression: float | None
     sizes: Sizes
+    audit: tuple[Part, ...] = ()
+    """What each byte of the deployed files is."""
     parity: Parity
     arena: Arena | None = None
     """Where the runtime plans one."""

@@ -14,7 +14,9 @@ from msq.artefact import as_json
 messages = Console(stderr=True)
 output = Console()
 
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
+Runtime = Annotated[
+    str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, tvm, reference.")
+]
 DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -31,7 +31,8 @@ def deploy(recipe: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_recipe_becomes_a_report_of_every_device_and_all_compute_the_same(recipe: Path, deploy) -> None:
     pi, phone, host = deploy("raspberrypi"), deploy("android"), deploy("local")
     oracle, native = deploy("jetson", "reference"), deploy("raspberrypi", "native")
-    for found in (pi, phone, host, oracle, native):
+    litert, tvm = deploy("raspberrypi", "litert"), deploy("jetson", "tvm")
+    for found in (pi, phone, host, oracle, native, litert, tvm):
         assert found.parity.equal_to_host
         assert found.parity.equal_to_oracle
         assert found.predictions == pi.predictions
