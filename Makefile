@@ -29,13 +29,15 @@ BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
 SETTINGS    := $(MEASUREMENT:.json=.settings)
 PAGE        := $(RUN)/$(RUNTIME)/$(DEVICE).html
+# The test images that a report shows, where they are at hand.
+PICTURES     = $(addprefix --evaluation ,$(wildcard $(RUN)/checkpoint/evaluation))
 
 # Code that an artefact depends on: its own stage's and the shared contracts, not the stages after it.
 sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-counts clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,7 +62,7 @@ measure: check ## run the bundle on DEVICE
 	@$(MAKE) --no-print-directory $(MEASUREMENT)
 
 report: $(SETUP) ## write the report page, print its table and judge the recipe's gates
-	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE)
+	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE) $(PICTURES)
 
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
@@ -126,6 +128,10 @@ runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,musl,build/kernels/$*-static,,msq-run)
 	@mkdir -p $(@D) && cp build/kernels/$*-static/msq-run $@.new && mv $@.new $@
 
+gallery: $(DEV_SETUP) measure ## the pictures of docs/gallery.md, of a report on DEVICE; best with DEVICE=local RUNTIME=native
+	@$(MSQ) report $(MEASUREMENT) --out build/gallery.html --recipe $(RECIPE_FILE) $(PICTURES) || test $$? -eq 12
+	$(PY) -m tests.reports.gallery build/gallery.html
+
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 
@@ -184,6 +190,9 @@ bench-litert: $(SETUP) $(KERNELS) ## layers and models in LiteRT with our delega
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)
+
+bench-report: $(DEV_SETUP) ## a page of 200 runs of 60 layers, made and opened in Chromium; CHECK=1 fails on a missed bar
+	$(PY) -m tests.reports.bench $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build

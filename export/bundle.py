@@ -1,7 +1,6 @@
 """Makes the bundle: capture, lower, check against the oracle, and write it whole or not at all."""
 
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,8 @@ from export.card import model_card
 from export.lowerings import Lowering, MachineLowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
-from msq.atomic import atomic_file, atomic_folder, write_text
+from msq.archive import write_archive
+from msq.atomic import atomic_folder, write_text
 from msq.bundle import (
     CARD_FILE,
     GOLDEN_FILE,
@@ -119,7 +119,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         manifest = manifest.model_copy(update={"files": files})
         manifest.write(folder / MANIFEST_FILE)
-    _archive(out)
+    write_archive(out)
     return manifest
 
 
@@ -165,13 +165,3 @@ def _golden(model: IntegerModel, host: Mapping[str, Array], folder: Path, images
 
 def _versions(target: Lowering) -> dict[str, str]:
     return {name: metadata.version(name) for name in ("msq-edge", *target.PACKAGES)}
-
-
-def _archive(folder: Path) -> None:
-    """Write `folder`.tar beside the folder; owners and times are left out, so that equal bundles are equal files."""
-    with atomic_file(folder.with_name(f"{folder.name}.tar")) as path, tarfile.open(path, "w") as archive:
-        for file in sorted(folder.iterdir()):
-            entry = tarfile.TarInfo(f"{folder.name}/{file.name}")
-            entry.size, entry.mode = file.stat().st_size, 0o644
-            with file.open("rb") as stream:
-                archive.addfile(entry, stream)

@@ -8,6 +8,7 @@ golden.npz        "input" float32 (n, h, w, c); "oracle/<tensor>" for every int8
 host-predictions.npy  the class that the exporting host's runtime gives each test image, int64 (n,)
 labels.json       class names
 MODEL_CARD.md     what the model is, for people
+manifest.sig      where it is signed: see msq.signature
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from msq.checkpoint import Accuracy, DataId, EpochRecord, InputSpec
 from msq.checksums import verify_files
 
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 GOLDEN_FILE = "golden.npz"
 HOST_PREDICTIONS_FILE = "host-predictions.npy"
 LABELS_FILE = "labels.json"

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from msq import __version__, plugins
 from msq.artefact import as_json
 from msq.bundle import Arena
+from msq.bundle_cli import bundle_app
+from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError, UsageError
 from msq.measurement import Observation
 from msq.recipe import RecipeFile
+from msq.report_cli import report
+from msq.store_cli import StorePath, history, store_app
+from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
+from reports.store import DEFAULT, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,17 +30,13 @@ app = typer.Typer(
 )
 device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
-
-# What a program reads goes to stdout; progress and messages for people go to stderr.
-_messages = Console(stderr=True)
-_out = Console()
+app.add_typer(store_app, name="store")
+app.add_typer(bundle_app, name="bundle")
+app.command()(history)
+app.command()(compare)
+app.command()(report)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[
-    str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, tvm, reference.")
-]
-DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Protocol = Annotated[
     str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
 ]
@@ -47,7 +47,7 @@ Images = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"msq {__version__}", highlight=False)
+        output.print(f"msq {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -85,9 +85,9 @@ def train(
     """Train a recipe: float run, 8-bit baseline, method. A stopped run goes on where it was."""
     from train.fit import train as run
 
-    checkpoint = run(RecipeFile.read(recipe), out, work, _messages)
+    checkpoint = run(RecipeFile.read(recipe), out, work, messages)
     if as_json_:
-        _print_json(checkpoint)
+        print_json(checkpoint)
 
 
 @app.command()
@@ -106,7 +106,7 @@ def export(
 
     manifest = run(checkpoint, out, runtime, processor or ())
     sizes, parity = manifest.sizes, manifest.parity
-    _messages.print(
+    messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
         f"(limit {sizes.limit_bytes / 1024:.1f}); {parity.values} values of {parity.tensors} tensors, "
         f"largest difference to the oracle {parity.max_lsb} LSB",
@@ -114,9 +114,9 @@ def export(
         soft_wrap=True,
     )
     if manifest.arena:
-        _messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
+        messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
-        _print_json(manifest)
+        print_json(manifest)
 
 
 @app.command()
@@ -136,6 +136,7 @@ def measure(
     runtime: Runtime = "onnxruntime",
     images: Images = None,
     protocol: Protocol = "quick",
+    store: StorePath = DEFAULT,
     as_json_: Json = False,
 ) -> None:
     """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
@@ -150,13 +151,15 @@ def measure(
         found = measure_file(
             model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
         )
-        _messages.print(file_table(found), width=max(100, _messages.width))
+        messages.print(file_table(found), width=max(100, messages.width))
     elif bundle is not None and evaluation is not None:
         found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+        with Store(store) as opened:
+            opened.add(found)
     else:
         raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
     if as_json_:
-        _print_json(found)
+        print_json(found)
 
 
 @app.command()
@@ -177,7 +180,7 @@ def verify(
     if as_json_:
         sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
     else:
-        _out.print(table(verified, by_tensor=layers))
+        output.print(table(verified, by_tensor=layers))
     verified.require()
 
 
@@ -211,27 +214,7 @@ def audit(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], a
     if as_json_:
         sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
     else:
-        _out.print(audit_table(manifest))
-
-
-@app.command()
-def report(
-    measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
-    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
-    as_json_: Json = False,
-) -> None:
-    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
-    from reports.report import report as run
-    from reports.terminal import show
-
-    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
-    if as_json_:
-        _print_json(result)
-    else:
-        show(result, _out)
-    result.raise_for_gates()
+        output.print(audit_table(manifest))
 
 
 @app.command()
@@ -249,15 +232,17 @@ def deploy(
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     measurement = run / runtime / f"{device}.json"
+    pictures, store = run / "checkpoint" / "evaluation", build / "store.db"
     measure(
         measurement,
         run / runtime / "bundle",
-        run / "checkpoint" / "evaluation",
+        pictures,
         device=device,
         runtime=runtime,
         images=images,
+        store=store,
     )
-    report(measurement, run / runtime / f"{device}.html", recipe)
+    report(measurement, run / runtime / f"{device}.html", recipe, store=store, evaluation=pictures)
 
 
 @app.command()
@@ -266,7 +251,7 @@ def bits(checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint
     from msq.bitmap import BitMap
     from msq.checkpoint import Checkpoint
 
-    _print_json(BitMap.of(Checkpoint.open(checkpoint)))
+    print_json(BitMap.of(Checkpoint.open(checkpoint)))
 
 
 @app.command("list")
@@ -284,7 +269,7 @@ def list_plugins(
     if what == "devices":
         list_devices()
     elif what in packages:
-        _out.print("\n".join(plugins.names(packages[what])), highlight=False)
+        output.print("\n".join(plugins.names(packages[what])), highlight=False)
     else:
         raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
 
@@ -295,7 +280,7 @@ def list_devices() -> None:
     from devices.profile import profiles
 
     for profile in profiles():
-        _out.print(f"{profile.name:<18}{profile.title}", highlight=False)
+        output.print(f"{profile.name:<18}{profile.title}", highlight=False)
 
 
 @device_app.command("up")
@@ -307,7 +292,7 @@ def device_up(
     from devices.measure import prepare
 
     prepare(device, runtime)
-    _messages.print(f"{device} is ready for {runtime}", highlight=False)
+    messages.print(f"{device} is ready for {runtime}", highlight=False)
 
 
 def _arena_line(arena: Arena) -> str:
@@ -319,10 +304,6 @@ def _arena_line(arena: Arena) -> str:
         f"arena: {arena.bytes / 1024:.1f} KiB, {arena.bytes / arena.bound_bytes:.2f} × the least that any plan takes; "
         f"fullest at {busiest}: {shape}"
     )
-
-
-def _print_json(value: BaseModel) -> None:
-    sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
 
 
 def main() -> None:
@@ -345,7 +326,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _fail(error: MsqError) -> int:
-    _messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.hint:
-        _messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
+        messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
     return error.exit_code
