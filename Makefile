@@ -37,7 +37,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-counts bench-report clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-tool bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -187,6 +187,9 @@ bench-models: $(SETUP) $(TVM_SETUP) $(KERNELS) ## whole models, native and throu
 
 bench-litert: $(SETUP) $(KERNELS) ## layers and models in LiteRT with our delegate beside LiteRT alone; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.delegate $(ARGS)
+
+bench-tool: $(SETUP) $(KERNELS) ## msq measure beside LiteRT's own benchmark tool, on one file; CHECK=1 fails where they differ
+	$(PY) -m benchmarks.tool $(ARGS)
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)
