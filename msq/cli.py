@@ -8,32 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from msq import __version__, plugins
-from msq.artefact import as_json
 from msq.bundle import Arena
+from msq.device_cli import device_app, doctor, list_devices
 from msq.errors import MsqError, StorageError
 from msq.recipe import RecipeFile
+from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
-
-# What a program reads goes to stdout; progress and messages for people go to stderr.
-_messages = Console(stderr=True)
-_out = Console()
+app.command()(doctor)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
-DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Protocol = Annotated[
     str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
 ]
@@ -44,7 +36,7 @@ Images = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"msq {__version__}", highlight=False)
+        output.print(f"msq {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -63,13 +55,12 @@ def check(
     device: DeviceName = "local",
     runtime: Runtime = "onnxruntime",
 ) -> None:
-    """Check that the recipe, the device and the runtime are known, before hours of work depend on it."""
+    """Check that the recipe, the device and the runtime are known and fit, before hours of work depend on it."""
     import runtimes
     from devices.profile import profile
 
     RecipeFile.read(recipe)
-    profile(device)
-    runtimes.adapter(runtime)
+    profile(device).admit(runtimes.adapter(runtime).PACKAGES)
 
 
 @app.command()
@@ -82,9 +73,9 @@ def train(
     """Train a recipe: float run, 8-bit baseline, method. A stopped run goes on where it was."""
     from train.fit import train as run
 
-    checkpoint = run(RecipeFile.read(recipe), out, work, _messages)
+    checkpoint = run(RecipeFile.read(recipe), out, work, messages)
     if as_json_:
-        _print_json(checkpoint)
+        print_json(checkpoint)
 
 
 @app.command()
@@ -99,7 +90,7 @@ def export(
 
     manifest = run(checkpoint, out, runtime)
     sizes, parity = manifest.sizes, manifest.parity
-    _messages.print(
+    messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
         f"(limit {sizes.limit_bytes / 1024:.1f}); {parity.values} values of {parity.tensors} tensors, "
         f"largest difference to the oracle {parity.max_lsb} LSB",
@@ -107,9 +98,9 @@ def export(
         soft_wrap=True,
     )
     if manifest.arena:
-        _messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
+        messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
-        _print_json(manifest)
+        print_json(manifest)
 
 
 @app.command()
@@ -128,7 +119,7 @@ def measure(
 
     measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
     if as_json_:
-        _print_json(measurement)
+        print_json(measurement)
 
 
 @app.command()
@@ -149,7 +140,7 @@ def verify(
     if as_json_:
         sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
     else:
-        _out.print(table(verified, by_tensor=layers))
+        output.print(table(verified, by_tensor=layers))
     verified.require()
 
 
@@ -167,9 +158,9 @@ def report(
 
     result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
     if as_json_:
-        _print_json(result)
+        print_json(result)
     else:
-        show(result, _out)
+        show(result, output)
     result.raise_for_gates()
 
 
@@ -187,9 +178,10 @@ def deploy(
     run = build / name
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
-    measurement = run / runtime / f"{device}.json"
+    where = device.replace(":", "-").replace("/", "-")
+    measurement = run / runtime / f"{where}.json"
     measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
-    report(measurement, run / runtime / f"{device}.html", recipe)
+    report(measurement, run / runtime / f"{where}.html", recipe)
 
 
 @app.command()
@@ -198,7 +190,7 @@ def bits(checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint
     from msq.bitmap import BitMap
     from msq.checkpoint import Checkpoint
 
-    _print_json(BitMap.of(Checkpoint.open(checkpoint)))
+    print_json(BitMap.of(Checkpoint.open(checkpoint)))
 
 
 @app.command("list")
@@ -216,30 +208,9 @@ def list_plugins(
     if what == "devices":
         list_devices()
     elif what in packages:
-        _out.print("\n".join(plugins.names(packages[what])), highlight=False)
+        output.print("\n".join(plugins.names(packages[what])), highlight=False)
     else:
         raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
-
-
-@device_app.command("list")
-def list_devices() -> None:
-    """List the devices there are profiles of."""
-    from devices.profile import profiles
-
-    for profile in profiles():
-        _out.print(f"{profile.name:<18}{profile.title}", highlight=False)
-
-
-@device_app.command("up")
-def device_up(
-    device: Annotated[str, typer.Argument(help="Name of a device.")],
-    runtime: Runtime = "onnxruntime",
-) -> None:
-    """Set a device up: for an emulated one, fetch and unpack all that it needs, once."""
-    from devices.measure import prepare
-
-    prepare(device, runtime)
-    _messages.print(f"{device} is ready for {runtime}", highlight=False)
 
 
 def _arena_line(arena: Arena) -> str:
@@ -251,10 +222,6 @@ def _arena_line(arena: Arena) -> str:
         f"arena: {arena.bytes / 1024:.1f} KiB, {arena.bytes / arena.bound_bytes:.2f} × the least that any plan takes; "
         f"fullest at {busiest}: {shape}"
     )
-
-
-def _print_json(value: BaseModel) -> None:
-    sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
 
 
 def main() -> None:
@@ -277,7 +244,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _fail(error: MsqError) -> int:
-    _messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.hint:
-        _messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
+        messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
     return error.exit_code

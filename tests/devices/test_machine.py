@@ -1,0 +1,187 @@
+"""An emulated machine: its memory limit, its isolation, and what breaks while it is used over its real sshd."""
+
+import lzma
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from cable import Cable
+from sshd import board
+
+from devices import guest, provision
+from devices.initrd import FOLDER, Entry, archive, modules
+from devices.machine import Machine, memory_mib
+from devices.measure import measure
+from devices.transports.ssh import Ssh
+from devices.transports.vm import Vm
+from msq.errors import DeviceError, StorageError
+from msq.provenance import Kind
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def device(machine) -> Vm:
+    """The emulated machine, prepared."""
+    return machine.prepared()
+
+
+def said(device: Vm, script: str) -> str:
+    done = device.run(["sh", "-c", script], 60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_the_board_that_the_profile_says_with_no_more_memory(device: Vm, machine):
+    assert (device.engine, device.machine) == ("qemu-system", "aarch64")
+    assert device.emulator and "-cpu cortex-a53, -m 256" in device.emulator
+    total = int(said(device, "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) * 1024
+    assert 0.7 * 256 * MIB < total < 256 * MIB
+    assert "0xd03" in said(device, "cat /proc/cpuinfo")
+    assert said(device, "cat /proc/device-tree/model") == "Small board (emulated)\0"
+
+
+def test_a_program_that_wants_more_memory_is_ended_alone_and_the_cause_is_named(device: Vm):
+    done = device.run(["tail", "/dev/zero"], 120)
+    assert done.returncode == 128 + 9
+    assert done.stderr.endswith("out of memory: the device's kernel ended tail\n")
+    assert said(device, "echo alive") == "alive\n"
+
+
+def test_only_this_machine_reaches_it_and_it_reaches_nothing(device: Vm, machine):
+    port = f"{machine.machine.facts.port:04X}"
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    listening = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port}")]
+    assert listening == [f"0100007F:{port}"]
+    done = device.run(["sh", "-c", f"echo | nc -w 2 10.0.2.2 {machine.machine.facts.port}"], 60)
+    assert done.returncode
+
+
+def test_a_full_disk_is_named_nothing_half_written_stays_and_room_helps(device: Vm, tmp_path: Path):
+    file = tmp_path / "large.bin"
+    file.write_bytes(np.random.default_rng().bytes(3 * MIB))
+    files = "/root/.cache/msq/files"
+    said(device, f"mount -t tmpfs -o size=1m full {files}")
+    try:
+        with pytest.raises(StorageError, match=r"Small board: no space left on the device: sending large\.bin"):
+            device.put([file], PurePosixPath("d"))
+        assert said(device, f"ls {files}; ls d 2>/dev/null || true") == ""
+    finally:
+        said(device, f"umount {files}")
+    device.put([file], PurePosixPath("d"))
+    device.get(PurePosixPath("d/large.bin"), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+
+
+def test_a_restart_while_a_program_runs_is_named_and_the_board_can_be_used_again(device: Vm, tmp_path: Path):
+    (tmp_path / "kept").write_text("on the disk")
+    device.put([tmp_path / "kept"], PurePosixPath())
+    with pytest.raises(DeviceError, match="Small board restarted while sh ran"):
+        device.run(["sh", "-c", "sync; reboot -f; sleep 60"], 120)
+    device.get(PurePosixPath("kept"), tmp_path / "back")
+    assert (tmp_path / "back").read_text() == "on the disk"
+
+
+def test_an_upload_to_a_real_sshd_goes_on_where_the_link_was_cut(machine, tmp_path: Path):
+    device, port = machine.prepared(), machine.machine.facts.port
+    device.close()
+    file = tmp_path / "file"
+    file.write_bytes(np.random.default_rng().bytes(4 * MIB))
+    with closing(Cable(port)) as cable:
+        config = tmp_path / "config"
+        config.write_text(machine.machine.config.read_text().replace(f"Port {port}", f"Port {cable.port}"))
+        hosts = machine.machine.folder / "known_hosts"
+        (tmp_path / "hosts").write_text(hosts.read_text().replace(f":{port}", f":{cable.port}"))
+        config.write_text(config.read_text().replace(str(hosts), str(tmp_path / "hosts")))
+        with closing(Ssh(config)) as through:
+            through.prepare(board("ssh"), None)
+            before = cable.carried
+            cable.cut_after(3 * MIB)
+            through.put([file], PurePosixPath())
+            through.get(PurePosixPath("file"), tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == file.read_bytes()
+            # At most 2 MiB, SSH's window, were on their way at the cut; from the start again it would be 7.
+            assert cable.carried - before < 6.5 * MIB
+
+
+def test_a_measurement_on_it_has_the_oracles_answers_and_the_guests_memory_but_no_times(
+    running: str, plain: Path, evaluation: Path
+):
+    found = measure(plain, evaluation, running, "native", images=20)
+    assert (found.device.engine, found.environment.machine) == ("qemu-system", "aarch64")
+    assert found.parity.equal_to_oracle and found.parity.equal_to_host
+    here = measure(plain, evaluation, "local", "native", images=20)
+    assert [said.predicted for said in found.predictions] == [said.predicted for said in here.predictions]
+    assert 0 < found.figures["peak_memory"].value < 32 * MIB
+    assert found.figures["peak_memory"].kind == Kind.EMULATED
+    assert not found.latency_seconds
+    assert not [name for name, figure in found.figures.items() if figure.unit == "seconds"]
+
+
+def test_a_processor_that_qemu_does_not_know_is_named(machine, tmp_path: Path):
+    odd = machine.profile.model_copy(update={"qemu_cpu": "cortex-a999"})
+    with pytest.raises(DeviceError, match=r"QEMU ended before .*unable to find CPU model 'cortex-a999'"):
+        Machine.boot(odd, tmp_path / "odd")
+
+
+def test_a_machine_ends_with_the_process_that_booted_it_even_when_that_is_killed(machine, tmp_path: Path):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom devices.machine import Machine\n"
+        "from devices.profile import profile\nMachine.boot(profile('raspberrypi3b'), Path(sys.argv[1]))"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "m")])
+    while not (tmp_path / "m" / "pid").exists():
+        assert victim.poll() is None
+        time.sleep(0.05)
+    qemu = int((tmp_path / "m" / "pid").read_text())
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{qemu}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{qemu}").exists()
+
+
+def test_a_board_with_more_memory_than_this_machine_can_give_gets_what_it_can_and_that_is_said(machine, capsys):
+    large = machine.profile.model_copy(update={"memory_mib": 1 << 30})
+    given = memory_mib(large)
+    assert 0 < given < 1 << 30
+    assert f"has {1 << 30} MiB; this machine can give {given} MiB" in capsys.readouterr().err
+
+
+def test_an_archive_is_what_another_cpio_unpacks(device: Vm, tmp_path: Path):
+    files = {f"folder/{size} bytes": bytes(range(size)) for size in (0, 1, 2, 3, 4, 5)}
+    entries = {"folder": FOLDER, **{name: Entry(data) for name, data in files.items()}}
+    (tmp_path / "a.gz").write_bytes(archive(entries) + archive({"second": Entry(b"2", 0o100755)}))
+    device.put([tmp_path / "a.gz"], PurePosixPath("unpacked"))
+    # Linux reads one behind the other; cpio stops at the first one's end.
+    said(device, "cd unpacked && gzip -dc a.gz | { cpio -i; cpio -i; } 2>&1")
+    for name, data in files.items():
+        device.get(PurePosixPath("unpacked", name), tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == data
+    assert said(device, "[ -x unpacked/second ] && cat unpacked/second") == "2"
+
+
+def test_without_mke2fs_its_package_is_named(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(guest, "mke2fs", lambda: None)
+    with pytest.raises(DeviceError, match="mke2fs is not installed") as caught:
+        guest._make(provision.Board(tmp_path), tmp_path)
+    assert "e2fsprogs" in caught.value.hint
+
+
+def test_modules_come_after_those_they_need(tmp_path: Path):
+    needs = {"net": "failover,core-part", "failover": "", "core_part": "base", "base": "", "unused": ""}
+    for name, others in needs.items():
+        data = b"\x7fELF\0license=GPL\0depends=" + others.encode() + b"\0name=" + name.encode() + b"\0"
+        packed = lzma.compress(data) if name == "base" else data
+        (tmp_path / f"{name}.ko{'.xz' if name == 'base' else ''}").write_bytes(packed)
+    loaded = modules(tmp_path, ["net"])
+    assert list(loaded) == ["failover", "base", "core_part", "net"]
+    assert loaded["base"].startswith(b"\x7fELF")
+    with pytest.raises(DeviceError, match="no module absent"):
+        modules(tmp_path, ["absent"])
