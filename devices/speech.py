@@ -16,6 +16,17 @@ class Speech:
 
     def __init__(self) -> None:
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._said = {"out": bytearray(), "err": bytearray()}
+        self._passed = 0
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """How many bytes of stdout and of stderr `listen` has kept."""
+        return len(self._said["out"]), len(self._said["err"])
+
+    def follow(self, earlier: "Speech") -> None:
+        """Take it that what this one is told goes on from where listening to an earlier one broke off."""
+        self._said, self._passed = earlier._said, earlier._passed
 
     def tell(self, heard: Heard) -> None:
         """Pass on what was heard. Nothing may follow an exit code or an error."""
@@ -38,8 +49,7 @@ class Speech:
             DeviceError: it was silent for too long; stopping it is the caller's.
             MsqError: what `tell` was given.
         """
-        said = {"out": bytearray(), "err": bytearray()}
-        passed = 0
+        said = self._said
         while True:
             try:
                 heard = self.next(silence)
@@ -59,9 +69,9 @@ class Speech:
                 said[heard[0]] += heard[1]
             output = said["out"]
             whole = len(output) if isinstance(heard, int) else output.rfind(b"\n") + 1
-            if whole > passed:
-                lines = _text(output[passed:whole]).removesuffix("\n").split("\n")
-                passed = whole
+            if whole > self._passed:
+                lines = _text(output[self._passed : whole]).removesuffix("\n").split("\n")
+                self._passed = whole
                 for line in lines:
                     on_line(line)
             if isinstance(heard, int):

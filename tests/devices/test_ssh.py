@@ -26,8 +26,8 @@ Connect = Callable[..., Ssh]
 
 
 @pytest.fixture
-def connect(sshd: Sshd) -> Iterator[Connect]:
-    """A function that returns a prepared board behind a cable, or directly; boards are closed at the end."""
+def connect(sshd: Sshd, cable: Cable) -> Iterator[Connect]:
+    """A function that returns a prepared board behind a cable, or directly; boards are closed before the cable is."""
     boards: list[Ssh] = []
 
     def connect(cable: Cable | None = None, packages: list[str] | None = None) -> Ssh:
@@ -52,6 +52,12 @@ def noise(tmp_path: Path) -> Path:
 def back(device: Ssh, name: str, tmp_path: Path) -> bytes:
     device.get(PurePosixPath(name), tmp_path / "back")
     return (tmp_path / "back").read_bytes()
+
+
+def runs(process: str) -> bool:
+    """Return whether a process runs; one that ended may still be waited for."""
+    status = Path("/proc", process, "status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 def kept(sshd: Sshd) -> Path:
@@ -104,19 +110,54 @@ def test_an_upload_to_a_board_that_does_not_come_back_leaves_no_half_file_in_pla
     assert all(file.stat().st_size == SIZE for file in kept(sshd).glob("work-*/noise.bin"))
 
 
-def test_a_program_whose_link_is_cut_is_ended_and_the_board_can_be_used_again(connect: Connect, cable: Cable):
+def test_a_program_goes_on_while_the_link_is_cut_and_nothing_that_it_says_is_lost_or_heard_twice(
+    connect: Connect, cable: Cable
+):
     device = connect(cable)
-    program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    program = (
+        "import os, sys, time\nprint(os.getpid())\nfor n in range(40):\n"
+        "    print(f'{n} ü', flush=True); print(n, file=sys.stderr, flush=True); time.sleep(0.05)\nsys.exit(5)"
+    )
     heard: list[str] = []
 
     def cut(line: str) -> None:
         heard.append(line)
-        cable.cut()
+        if len(heard) in (5, 15):
+            cable.cut()
 
-    with pytest.raises(DeviceError, match=r"the link to Board broke while python3 ran, which was ended"):
-        device.run(["python3", "-c", program], 60, cut)
-    assert not Path("/proc", heard[0]).exists()
-    assert device.run(["python3", "-c", "print('again')"], 60).stdout == "again\n"
+    done = device.run(["python3", "-c", program], 60, cut)
+    assert done.returncode == 5
+    assert heard[1:] == [f"{n} ü" for n in range(40)]
+    assert done.stdout.splitlines() == heard
+    assert done.stderr.split() == [str(n) for n in range(40)]
+
+
+def test_a_program_that_ends_while_the_link_is_away_is_heard_to_its_end(connect: Connect, cable: Cable):
+    device = connect(cable)
+    program = "import time; print('one', flush=True); time.sleep(0.5); print('two')"
+
+    def unplug(line: str) -> None:
+        if line == "one":
+            cable.unplug()
+            threading.Timer(1.5, cable.plug).start()
+
+    done = device.run(["python3", "-c", program], 60, unplug)
+    assert (done.returncode, done.stdout) == (0, "one\ntwo\n")
+
+
+def test_a_program_that_never_started_for_the_link_was_cut_is_started_once(connect: Connect, cable: Cable, sshd: Sshd):
+    device = connect(cable)
+    start = device._shell.link.start
+    cut = iter([True])
+
+    def cut_first(script: str):
+        if "oom_score_adj" in script and next(cut, False):
+            cable.cut()
+        return start(script)
+
+    device._shell.link.start = cut_first  # type: ignore[method-assign]
+    assert device.run(["python3", "-c", "print('once', file=open('log', 'a'))"], 60).returncode == 0
+    assert back(device, "log", sshd.folder) == b"once\n"
 
 
 def test_a_link_that_was_cut_between_two_programs_is_not_noticed(connect: Connect, cable: Cable):
@@ -155,9 +196,9 @@ def test_what_a_client_that_died_left_behind_is_ended_and_removed_by_the_next(co
     assert started.wait(60)
     dead._shell.link.close()
     thread.join(60)
-    assert Path("/proc", numbers[0]).exists()
+    assert runs(numbers[0])
     connect()
-    assert not Path("/proc", numbers[0]).exists()
+    assert not runs(numbers[0])
     assert len(list(kept(sshd).glob("work-*"))) == 1
 
 
