@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +44,7 @@ def environment(shell: Shell, uploads: Uploads, base: str, packages: Sequence[st
         StorageError: no space there.
     """
     pins = [wheels.pinned(package) for package in ("numpy", *packages)]
-    wanted = {re.sub(r"[-_.]+", "_", name).lower(): release for name, release in (pin.split("==") for pin in pins)}
+    wanted = {wheels.normalised(name): release for name, release in (pin.split("==") for pin in pins)}
     site = f"{base}/python-{hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:16]}"
     board = _look(shell, site, list(wanted))
     if board["own"] == wanted:
@@ -58,7 +57,7 @@ def environment(shell: Shell, uploads: Uploads, base: str, packages: Sequence[st
             except DeviceError as error:
                 raise DeviceError(f"{shell.link.name}: {error}", hint=error.hint) from None
             uploads.put(files, f"{board['site']}.wheels")
-            _unpack(shell, board["site"], [file.name for file in files])
+            _unpack(shell, board["site"], [file.name for file in files], list(wanted))
         board = _look(shell, site, list(wanted))
     if lost := [pin for pin, name in zip(pins, wanted, strict=True) if board["private"].get(name) != wanted[name]]:
         raise DeviceError(
@@ -87,10 +86,11 @@ def _look(shell: Shell, site: str, names: Sequence[str]) -> dict[str, Any]:
     return board
 
 
-def _unpack(shell: Shell, site: str, names: Sequence[str]) -> None:
+def _unpack(shell: Shell, site: str, names: Sequence[str], distributions: Sequence[str]) -> None:
     """Wheels are zip files of what lies in the folder they are installed into: no pip is needed there."""
     new, final, folder = (shlex.quote(path) for path in (f"{site}.new", site, f"{site}.wheels"))
     lines = [f"rm -rf {new} {final} && mkdir {new} || exit 1"]
     lines += [f"python3 -m zipfile -e {folder}/{shlex.quote(name)} {new} || exit 1" for name in names]
-    lines += [f"mv {new} {final} && rm -rf {folder}"]
+    load = shlex.join(["python3", "-c", wheels.LOAD, *distributions])
+    lines += [f"PYTHONPATH={new} {load} || exit 1", f"mv {new} {final} && rm -rf {folder}"]
     shell.must("\n".join(lines), "installing wheels", silence=600)

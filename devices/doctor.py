@@ -6,7 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from devices import guest, manage
+from devices import manage
+from devices.disk import mke2fs
 from devices.own import own_devices
 from msq import apt
 from msq.artefact import Strict
@@ -43,7 +44,7 @@ class Report(Strict):
 def examine() -> Report:
     """Look for all that is needed. Nothing is changed, and nothing is asked of the network."""
     tools = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name)]
-    disks = guest.mke2fs()
+    disks = mke2fs()
     checks = [
         _check("Debian's package tools", apt.available(), ", ".join(tools), "emulated boards", "use Debian or Ubuntu"),
         _install("Debian's keys", str(apt.KEYRING), apt.KEYRING.is_file(), "emulated boards", "debian-archive-keyring"),

@@ -1,17 +1,16 @@
 """What an emulated board boots as a whole machine: QEMU, a Debian kernel, and a disk with Python, sshd and adbd."""
 
-import os
 import shutil
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from devices import debs, provision
+from devices.disk import make_disk
 from devices.initrd import FOLDER, Entry, archive, modules
-from msq.errors import DeviceError
 
-REVISION = 1
+REVISION = 3
 """Raised when what is made from the same packages changes."""
 QEMU = "qemu-system-aarch64"
 QEMU_PACKAGES = (
@@ -38,12 +37,16 @@ MODULES = ["virtio_blk", "virtio_net", "virtio-rng"]
 DISK_MIB = 8192
 """Of the guest; the file is as large as what is in it."""
 
+PACKAGES = "usr/lib/python3/dist-packages"
+"""Where the guest's Python looks for packages."""
+
 # Of the initial RAM disk: it finds the disk, and brings what is this machine's own (/own) over to it.
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 for module in {modules}; do /bin/busybox insmod /modules/$module.ko; done
 tries=0
-until [ -b /dev/vda ] || [ $tries -ge 300 ]; do /bin/busybox sleep 0.1; tries=$((tries + 1)); done
+there() {{ [ -b /dev/vda ] && {{ [ -b /dev/vdb ] || [ ! -f /own/packages ]; }}; }}
+until there || [ $tries -ge 300 ]; do /bin/busybox sleep 0.1; tries=$((tries + 1)); done
 /bin/busybox mount -t ext4 -o noatime /dev/vda /mnt
 /bin/busybox mount -t tmpfs -o mode=755 run /mnt/run
 /bin/busybox cp -r /own /mnt/run/own
@@ -67,6 +70,7 @@ busybox hostname board
 busybox ip link set lo up
 busybox ip link set eth0 up
 busybox ip addr add 10.0.2.15/24 dev eth0
+[ ! -f /run/own/packages ] || busybox mount -t ext4 -o ro,noatime /dev/vdb /{packages}
 busybox mount --bind /run/own/model /sys/firmware/devicetree/base/model
 """
 # Where memory runs out, the kernel ends anything before what serves the link.
@@ -146,15 +150,22 @@ def guest() -> Guest:
     return Guest(provision.cached("guest", made_from, partial(_make, board)), tools)
 
 
-def mke2fs() -> str | None:
-    """Return the path of the program that makes disks, which is where a user need not look for programs."""
-    return shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+def packages_disk(packages: Sequence[str]) -> Path:
+    """Return a disk with numpy and `packages` for the guest's Python, making it first if it is not cached.
+
+    Raises:
+        DeviceError: there are no such wheels, or they cannot be fetched.
+        StorageError: no space for it.
+    """
+    site = provision.site(provision.board(), packages)
+
+    def make(folder: Path) -> None:
+        make_disk(site, folder / "disk", DISK_MIB)
+
+    return provision.cached("packages", [REVISION, site.name, DISK_MIB], make) / "disk"
 
 
 def _make(board: provision.Board, folder: Path) -> None:
-    maker = mke2fs()
-    if maker is None:
-        raise DeviceError("mke2fs is not installed here, which makes the machine's disk", hint="install e2fsprogs")
     with provision.messages.status("fetching the emulated machine: an arm64 kernel, sshd, adbd …"):
         packages = debs.obtain(GUEST_PACKAGES, "arm64")
         kernel = debs.kernel(KERNEL, "arm64")
@@ -165,14 +176,12 @@ def _make(board: provision.Board, folder: Path) -> None:
         provision.unpack(kernel, folder / "unpacked")
         shutil.move(next((folder / "unpacked" / "boot").glob("vmlinuz-*")), folder / "kernel")
         _finish(board, root)
+        # Else a guest, which forgets what it writes, would do it after every boot.
+        library = str(root / f"usr/lib/python{provision.PYTHON}")
+        compiling = [str(root / "usr/bin/python3"), "-m", "compileall", "-q", "-s", str(root), library]
+        provision.output(board.command(root, "cortex-a53", compiling))
         (folder / "initrd").write_bytes(_initrd(root, folder / "unpacked"))
-        # No root privileges: files keep this machine's owners, but the server's own, which the RAM disk brings.
-        command = [maker, "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", str(root)]
-        made = subprocess.run(
-            [*command, str(folder / "disk"), f"{DISK_MIB}M"], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            raise DeviceError(f"mke2fs failed: {(made.stderr.strip().splitlines() or ['no message'])[-1]}")
+        make_disk(root, folder / "disk", DISK_MIB)
         shutil.rmtree(root)
         shutil.rmtree(folder / "unpacked")
 
@@ -183,7 +192,7 @@ def _finish(board: provision.Board, root: Path) -> None:
         shutil.rmtree(root / "usr/share" / documents, ignore_errors=True)
     for name in ("bin", "sbin", "lib"):
         (root / name).symlink_to(f"usr/{name}")
-    for name in ("dev", "proc", "sys", "run", "tmp", "root", "data/local/tmp", "system/bin", "etc/ssh"):
+    for name in ("dev", "proc", "sys", "run", "tmp", "root", "data/local/tmp", "system/bin", "etc/ssh", PACKAGES):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "usr/bin/python3").symlink_to(f"python{provision.PYTHON}")
     (root / "system/bin/sh").symlink_to("/usr/bin/mksh")
@@ -192,7 +201,7 @@ def _finish(board: provision.Board, root: Path) -> None:
     (root / "etc/group").write_text(_GROUP)
     (root / "etc/inittab").write_text(_INITTAB)
     (root / "etc/ssh/sshd_config").write_text(_SSHD)
-    for name, text in (("start", _START), ("serve", _SERVE)):
+    for name, text in (("start", _START.format(packages=PACKAGES)), ("serve", _SERVE)):
         (root / "etc" / name).write_text(text)
         (root / "etc" / name).chmod(0o755)
     _link_tools(board, root, ["usr/bin/busybox", "--list"], root / "usr/bin")

@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 import asyncssh
 
-from devices.guest import Guest, guest
+from devices.guest import Guest, guest, packages_disk
 from devices.initrd import FOLDER, Entry, archive
 from devices.profile import Profile
 from devices.provision import messages
@@ -62,11 +63,14 @@ class Machine:
         return machine if machine._process() else None
 
     @classmethod
-    def boot(cls, profile: Profile, folder: Path, *, stays: bool = False) -> Self:
+    def boot(
+        cls, profile: Profile, folder: Path, packages: Sequence[str] | None = None, *, stays: bool = False
+    ) -> Self:
         """Boot a machine and wait until its server listens.
 
         Args:
             folder: made when missing; what an older machine left in it is removed.
+            packages: distributions ("name==version") that its Python has beside numpy; None: not even that.
             stays: whether it outlives this process.
         Raises:
             UsageError: the profile names no processor, or one that QEMU does not know.
@@ -75,6 +79,7 @@ class Machine:
         if profile.qemu_cpu is None:
             raise UsageError(f"device {profile.name!r} names no qemu_cpu", hint="add it to the profile")
         image = guest()
+        packed = None if packages is None else packages_disk(packages)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         facts = Facts(
@@ -86,8 +91,8 @@ class Machine:
             port=_free_port(),
             emulator=f"qemu-system-aarch64 {_release(image)}",
         )
-        (folder / "own").write_bytes(image.initrd.read_bytes() + archive(_own(folder, profile, facts)))
-        command = _command(image, folder, facts)
+        (folder / "own").write_bytes(image.initrd.read_bytes() + archive(_own(folder, profile, facts, packed)))
+        command = _command(image, folder, facts, packed)
         environment = {"TMPDIR": str(folder)}
         with messages.status(f"booting {profile.title} in QEMU …"), (folder / "qemu").open("wb") as said:
             process = subprocess.Popen(
@@ -187,7 +192,7 @@ def _release(image: Guest) -> str:
     return done.stdout.split("version ")[1].split()[0]
 
 
-def _own(folder: Path, profile: Profile, facts: Facts) -> dict[str, Entry]:
+def _own(folder: Path, profile: Profile, facts: Facts, packed: Path | None) -> dict[str, Entry]:
     """Make the machine's keys and the configuration that reaches it; return what goes into the guest."""
     client, server = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     (folder / "key").touch(0o600)
@@ -205,10 +210,10 @@ def _own(folder: Path, profile: Profile, facts: Facts) -> dict[str, Entry]:
         "own/link": Entry(facts.link.encode()),
         "own/host_key": Entry(server.export_private_key(), 0o100600),
         "own/authorized_keys": Entry(client.export_public_key()),
-    }
+    } | ({"own/packages": Entry(b"")} if packed else {})
 
 
-def _command(image: Guest, folder: Path, facts: Facts) -> list[str]:
+def _command(image: Guest, folder: Path, facts: Facts, packed: Path | None) -> list[str]:
     inside = _LISTENS[facts.link][0]
     return [
         *image.emulator,
@@ -219,8 +224,14 @@ def _command(image: Guest, folder: Path, facts: Facts) -> list[str]:
         # What it writes goes to a file that has no name.
         *("-drive", f"file={image.disk},format=raw,if=none,id=disk,snapshot=on"),
         *("-device", "virtio-blk-pci,drive=disk,romfile="),
+        *(_packages(packed) if packed else ()),
         # It reaches nothing, and is reached by this machine alone.
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{facts.port}-:{inside}"),
         *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{folder / _CONSOLE}", "-pidfile", str(folder / _PID)),
     ]
+
+
+def _packages(packed: Path) -> list[str]:
+    disk = f"file={packed},format=raw,if=none,id=packages,readonly=on"
+    return ["-drive", disk, "-device", "virtio-blk-pci,drive=packages,romfile="]

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -83,17 +84,20 @@ def add(name: str, host: str | None, serial: str | None, of: str | None, *, proj
     return file
 
 
-def keep_running(device: str) -> None:
+def keep_running(device: str, packages: Sequence[str] | None) -> None:
     """Boot an emulated machine that stays until `down`; nothing for another device, or when it runs.
 
+    Args:
+        packages: distributions that its Python has at once, beside numpy; others are installed later, as on a board.
     Raises:
         DeviceError: it cannot be provisioned, or does not boot.
     """
     facts = profile(device)
+    facts.admit(packages)
     if facts.transport == "vm":
         with locked(home(facts).parent):
             if Machine.running(facts) is None:
-                Machine.boot(facts, home(facts), stays=True)
+                Machine.boot(facts, home(facts), packages, stays=True)
 
 
 def down(device: str) -> bool:

@@ -149,7 +149,7 @@ def _run(agent: Agent, engine: Engine, title: str, images: NDArray[np.uint8], pr
     """Have an agent do all that means something on its device."""
     emulated = KIND[engine] is Kind.EMULATED
     # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
-    processors = len(os.sched_getaffinity(0)) if engine == "qemu-user" else 1
+    processors = len(os.sched_getaffinity(0)) if emulated else 1
     runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
     latency, doubts = (None, ()) if emulated else steady_latency(agent, images[:1], protocol)
     memory = None if engine == "qemu-user" else agent.memory(images[:1])

@@ -149,13 +149,14 @@ def site(board: Board, packages: Sequence[str]) -> Path:
         StorageError: no space for them.
     """
     pins = [wheels.pinned(package) for package in ("numpy", *packages)]
+    names = [wheels.normalised(pin.partition("==")[0]) for pin in pins]
 
     def make(folder: Path) -> None:
         with messages.status(f"fetching {', '.join(pins)} for aarch64 …"):
             wheels.install(pins, PYTHON, folder)
-            _check(board, "import numpy", folder)
+            _check(board, wheels.LOAD, folder, names)
 
-    return cached("site", [REVISION, PYTHON, board.folder.name, *pins], make)
+    return cached("site", [REVISION, PYTHON, board.folder.name, wheels.LOAD, *pins], make)
 
 
 def counting(board: Board, plugin: Path) -> CountingBoard:
@@ -226,10 +227,10 @@ def _extract_emulator(package: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
-def _check(board: Board, statement: str, python_path: Path) -> None:
-    """Run a Python statement on the board: what does not run is not cached, and bytecode is written for later runs."""
-    program = f"import platform; {statement}; print(platform.machine())"
-    argv = [str(board.root / "usr/bin/python3"), "-c", program]
+def _check(board: Board, statements: str, python_path: Path, arguments: Sequence[str] = ()) -> None:
+    """Run Python on the board: what does not run is not cached, and bytecode is written for later runs."""
+    program = f"import platform\n{statements}\nprint(platform.machine())"
+    argv = [str(board.root / "usr/bin/python3"), "-c", program, *arguments]
     said = output(board.command(board.root, "cortex-a53", argv), {"PYTHONPATH": str(python_path)})
     if said.strip() != "aarch64":
         raise DeviceError(f"the emulated board is a {said.strip()!r}, not an aarch64")

@@ -17,14 +17,16 @@ AT_ONCE = 50
 BREAKS = 8
 """How often the link may break during one file while nothing of it arrives."""
 
-# Prints "SHA256 bytes" of what is missing; what is there but altered is removed.
+# Prints "SHA256 bytes" of what is missing; what is there but altered is removed. Few processes, as a board may be slow.
 _ASK = """
 cd {store} || exit 1
+whole=$(sha256sum {shas} 2>/dev/null)
 for sha in {shas}; do
-    if [ -f $sha ] && [ "$(sha256sum < $sha)" = "$sha  -" ]; then touch $sha; continue; fi
-    rm -f $sha
+    case "$whole" in *"$sha  $sha"*) continue; esac
+    [ ! -e $sha ] || rm -f $sha
     if [ -f $sha.part ]; then echo $sha $(wc -c < $sha.part); else echo $sha 0; fi
 done
+touch -c {shas}
 """
 _ACCEPT = """
 cd {store} || exit 1
@@ -32,7 +34,7 @@ if [ "$(sha256sum < {sha}.part)" = "{sha}  -" ]; then mv {sha}.part {sha}; else 
 [ -f {sha} ]
 """
 _PLACE = """
-cp {store}/{sha} {new} && chmod {mode} {new} && mv -f {new} {target} || {{ rm -f {new}; exit 1; }}
+cp {store}/{sha} {new}{executable} && mv -f {new} {target} || {{ rm -f {new}; exit 1; }}
 """
 
 
@@ -110,6 +112,6 @@ class Uploads:
             target = f"{folder}/{file.name}"
             words = {"store": self._store, "new": f"{folder}/.msq-new-{sha[:16]}", "target": target}
             quoted = {name: shlex.quote(word) for name, word in words.items()}
-            mode = "755" if file.stat().st_mode & stat.S_IXUSR else "644"
-            script += _PLACE.format(**quoted, sha=sha, mode=mode)
+            executable = f" && chmod 755 {quoted['new']}" if file.stat().st_mode & stat.S_IXUSR else ""
+            script += _PLACE.format(**quoted, sha=sha, executable=executable)
         self._shell.must(script, f"writing into {PurePosixPath(folder).name}")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,16 @@ from pathlib import Path
 from msq.atomic import atomic_folder
 from msq.cache import cache_folder
 from msq.errors import DeviceError, StorageError
+
+# A module that cannot be loaded says so here, and bytecode is written for later runs.
+LOAD = """
+import importlib.metadata, sys
+for module, owners in importlib.metadata.packages_distributions().items():
+    names = {name.replace("-", "_").replace(".", "_").lower() for name in owners}
+    if module.isidentifier() and names & set(sys.argv[1:]):
+        __import__(module)
+"""
+"""A Python program that loads the modules of distributions; its arguments are their names, `normalised`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,11 @@ class Target:
         newest = int(self.libc.split(".")[1])
         levels = [f"manylinux_2_{level}_{self.machine}" for level in range(newest, 16, -1)]
         return [*levels, f"manylinux2014_{self.machine}"]
+
+
+def normalised(name: str) -> str:
+    """Return a distribution's name as folders of installed ones have it."""
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def pinned(distribution: str) -> str:

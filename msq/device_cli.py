@@ -49,10 +49,11 @@ def add(
 @device_app.command("up")
 def up(device: Device, runtime: Runtime = "onnxruntime") -> None:
     """Set a device up: fetch, unpack and install all that it needs, once. A vm: keeps running until `down`."""
+    import runtimes
     from devices.manage import keep_running
     from devices.measure import prepare
 
-    keep_running(device)
+    keep_running(device, runtimes.adapter(runtime).PACKAGES)
     prepare(device, runtime)
     messages.print(f"{device} is ready for {runtime}", highlight=False)
 

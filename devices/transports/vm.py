@@ -42,7 +42,7 @@ class Vm:
         self._guest = Machine.running(profile)
         if self._guest is None:
             self._folder = Path(tempfile.mkdtemp(prefix="msq-machine-"))
-            self._guest = Machine.boot(profile, self._folder)
+            self._guest = Machine.boot(profile, self._folder, packages)
         facts = self._guest.facts
         self.emulator = f"{facts.emulator}, -machine virt, -cpu {facts.cpu}, -m {facts.memory_mib}"
         address = "board" if facts.link == "ssh" else f"127.0.0.1:{facts.port}"

@@ -13,7 +13,7 @@ import pytest
 from cable import Cable
 from sshd import board
 
-from devices import guest, provision
+from devices import disk
 from devices.initrd import FOLDER, Entry, archive, modules
 from devices.machine import Machine, memory_mib
 from devices.measure import measure
@@ -168,9 +168,9 @@ def test_an_archive_is_what_another_cpio_unpacks(device: Vm, tmp_path: Path):
 
 
 def test_without_mke2fs_its_package_is_named(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(guest, "mke2fs", lambda: None)
+    monkeypatch.setattr(disk, "mke2fs", lambda: None)
     with pytest.raises(DeviceError, match="mke2fs is not installed") as caught:
-        guest._make(provision.Board(tmp_path), tmp_path)
+        disk.make_disk(tmp_path, tmp_path / "disk", 64)
     assert "e2fsprogs" in caught.value.hint
 
 

@@ -38,7 +38,7 @@ def test_info_tells_what_the_board_itself_says_beside_its_profile(msq, running: 
 
 
 def test_a_machine_that_runs_is_not_booted_again_and_has_a_shell(running: str, machine):
-    manage.keep_running(running)
+    manage.keep_running(running, None)
     argv = manage.shell(running)
     assert argv == ["ssh", "-F", str(machine.machine.config), "board"]
     if shutil.which("ssh") is None:
