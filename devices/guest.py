@@ -10,7 +10,7 @@ from devices import debs, provision
 from devices.disk import make_disk
 from devices.initrd import FOLDER, Entry, archive, modules
 
-REVISION = 3
+REVISION = 4
 """Raised when what is made from the same packages changes."""
 QEMU = "qemu-system-aarch64"
 QEMU_PACKAGES = (
@@ -39,6 +39,13 @@ DISK_MIB = 8192
 
 PACKAGES = "usr/lib/python3/dist-packages"
 """Where the guest's Python looks for packages."""
+
+COMPILED = (
+    "bz2", "ctypes", "dataclasses", "datetime", "difflib", "glob", "hashlib", "importlib.metadata", "inspect", "json",
+    "lzma", "numbers", "pathlib", "pickle", "pkgutil", "platform", "random", "shutil", "tempfile", "threading",
+    "typing", "zipfile",
+)  # fmt: skip
+"""What of Python's library the runtimes load, and all that this loads."""
 
 # Of the initial RAM disk: it finds the disk, and brings what is this machine's own (/own) over to it.
 _INIT = """#!/bin/busybox sh
@@ -146,7 +153,7 @@ def guest() -> Guest:
     # Made first: it is wanted while the guest is made, and what sets itself up here waits for whoever does.
     board = provision.board()
     tools = provision.cached("machine", [REVISION, debs.SUITE, *QEMU_PACKAGES, architecture], unpack_emulator)
-    made_from = [REVISION, debs.SUITE, *GUEST_PACKAGES, KERNEL, *MODULES, DISK_MIB, _INIT, _START, _SERVE, _SSHD]
+    made_from = [REVISION, debs.SUITE, *GUEST_PACKAGES, KERNEL, *MODULES, *COMPILED, DISK_MIB, _INIT, _START, _SERVE, _SSHD]
     return Guest(provision.cached("guest", made_from, partial(_make, board)), tools)
 
 
@@ -176,10 +183,9 @@ def _make(board: provision.Board, folder: Path) -> None:
         provision.unpack(kernel, folder / "unpacked")
         shutil.move(next((folder / "unpacked" / "boot").glob("vmlinuz-*")), folder / "kernel")
         _finish(board, root)
-        # Else a guest, which forgets what it writes, would do it after every boot.
-        library = str(root / f"usr/lib/python{provision.PYTHON}")
-        compiling = [str(root / "usr/bin/python3"), "-m", "compileall", "-q", "-s", str(root), library]
-        provision.output(board.command(root, "cortex-a53", compiling))
+        # A guest, which forgets what it writes, would compile them after every boot.
+        loading = [str(root / "usr/bin/python3"), "-c", f"import {', '.join(COMPILED)}"]
+        provision.output(board.command(root, "cortex-a53", loading))
         (folder / "initrd").write_bytes(_initrd(root, folder / "unpacked"))
         make_disk(root, folder / "disk", DISK_MIB)
         shutil.rmtree(root)

@@ -208,14 +208,15 @@ class SmallMachine:
             cores=2,
             memory_mib=256,
         )
-        self.machine = Machine.boot(self.profile, home(self.profile))
+        self._packages = [] if link == "ssh" else None
+        self.machine = Machine.boot(self.profile, home(self.profile), self._packages)
         self._transport: Vm | None = None
 
     def prepared(self) -> Vm:
         """Return a transport that is prepared, over SSH with numpy; the same as before, unless that was closed."""
         if self._transport is None or self._transport._inside is None:
             self._transport = Vm()
-            self._transport.prepare(self.profile, [] if self.profile.link == "ssh" else None)
+            self._transport.prepare(self.profile, self._packages)
         return self._transport
 
     def close(self) -> None:
