@@ -74,7 +74,7 @@ class Board:
         self._shell.must(_SWEEP.format(**words, days=KEPT_DAYS), "making a working folder there")
         self._jobs = Jobs(self._shell, self._work)
         self._uploads = Uploads(self._shell, f"{base}/files")
-        self._environment = {"PYTHONUTF8": "1"}
+        self._environment = {"PYTHONUTF8": "1", "MSQ_KEPT": base}
         if packages is not None:
             self._environment |= board_python.environment(self._shell, self._uploads, base, packages)
 

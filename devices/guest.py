@@ -153,7 +153,19 @@ def guest() -> Guest:
     # Made first: it is wanted while the guest is made, and what sets itself up here waits for whoever does.
     board = provision.board()
     tools = provision.cached("machine", [REVISION, debs.SUITE, *QEMU_PACKAGES, architecture], unpack_emulator)
-    made_from = [REVISION, debs.SUITE, *GUEST_PACKAGES, KERNEL, *MODULES, *COMPILED, DISK_MIB, _INIT, _START, _SERVE, _SSHD]
+    made_from = [
+        REVISION,
+        debs.SUITE,
+        *GUEST_PACKAGES,
+        KERNEL,
+        *MODULES,
+        *COMPILED,
+        DISK_MIB,
+        _INIT,
+        _START,
+        _SERVE,
+        _SSHD,
+    ]
     return Guest(provision.cached("guest", made_from, partial(_make, board)), tools)
 
 

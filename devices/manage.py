@@ -11,26 +11,13 @@ import adbutils
 from devices import own
 from devices import transport as transports
 from devices.machine import Machine, home
+from devices.observe import observe
 from devices.profile import Profile, profile, profiles
 from devices.provision import locked
 from devices.transport import Engine
 from devices.transports.ssh import SshLink
 from msq.artefact import Strict
 from msq.errors import DeviceError, UsageError
-
-# What each line says is in the first word; what a board does not tell is left out.
-_ASK = r"""
-say() { [ -z "$2" ] || echo "$1=$2"; }
-say model "$(tr -d '\0' < /proc/device-tree/model 2>/dev/null || getprop ro.product.model 2>/dev/null)"
-say system "$(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' /etc/os-release 2>/dev/null)"
-say kernel "$(uname -sr)"
-say cores "$(grep -c ^processor /proc/cpuinfo)"
-say memory "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo | awk '{printf "%d MiB", $1 / 1024}')"
-say free "$(df -k . | awk 'END {printf "%d MiB", $4 / 1024}') of disk"
-say python "$(python3 -c 'import platform; print(platform.python_version())' 2>/dev/null)"
-say governor "$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
-say temperature "$(awk '{printf "%.1f °C", $1 / 1000}' /sys/class/thermal/thermal_zone0/temp 2>/dev/null)"
-"""
 
 
 class Info(Strict):
@@ -52,7 +39,7 @@ def info(device: str) -> Info:
     with closing(transports.transport(facts.transport)) as transport:
         transport.prepare(facts, None)
         # The root of an emulated processor has no shell; there is nothing of a board to be asked either.
-        said = "" if transport.engine == "qemu-user" else transport.run(["sh", "-c", _ASK], 60).stdout
+        observed = {} if transport.engine == "qemu-user" else observe(transport, python=facts.link != "adb")
         return Info(
             name=facts.name,
             title=facts.title,
@@ -60,7 +47,7 @@ def info(device: str) -> Info:
             engine=transport.engine,
             emulator=transport.emulator,
             machine=transport.machine,
-            observed=dict(line.split("=", 1) for line in said.splitlines() if "=" in line),
+            observed=observed,
             facts=facts.facts,
         )
 
