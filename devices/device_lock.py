@@ -55,7 +55,7 @@ class DeviceLock:
             self._holder = program
             return
         if said.startswith("busy"):
-            _, process, *holder = [*said.split(" "), "?"]
+            _, process, *holder = [*"".join(filter(str.isprintable, said)).split(" "), "?"]
             raise DeviceError(
                 f"{self._link.name} is in use by {' '.join(holder).removesuffix(' ?') or 'another client'}",
                 hint=f"wait until that is over; or, if it hangs, end process {process} on the device",

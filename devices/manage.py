@@ -1,6 +1,5 @@
 """Looking after devices: set one up, keep an emulated machine running, ask a board what it is, open its shell."""
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -115,7 +114,7 @@ def shell(device: str) -> list[str]:
     if facts.transport == "adb":
         return [adb(), "-s", facts.address, "shell"]
     if facts.transport == "ssh":
-        return shlex.split(SshLink(facts.title, facts.address).command())
+        return SshLink(facts.title, facts.address).command()
     raise UsageError(
         f"device {device!r} has no shell of its own",
         hint=f"vm:{facts.name} is a whole machine that has" if facts.qemu_cpu else "it is this machine",
@@ -127,7 +126,7 @@ def _machine_shell(device: str, facts: Profile) -> list[str]:
     if machine is None:
         raise DeviceError(f"{device} does not run", hint=f"msq device up {device}")
     if machine.facts.link == "ssh":
-        return ["ssh", "-F", str(machine.config), "board"]
+        return SshLink(facts.title, "board", machine.config).command()
     open_shell = '"$0" connect "$1" >/dev/null && exec "$0" -s "$1" shell'
     return ["sh", "-c", open_shell, adb(), f"127.0.0.1:{machine.facts.port}"]
 

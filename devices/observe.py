@@ -78,4 +78,6 @@ def observe(transport: Transport, *, python: bool, root: str = "") -> dict[str, 
     said = transport.run(["sh", "-c", _ASK.replace("{root}", shlex.quote(root) if root else "")], 60).stdout
     if python and transport.run(["sh", "-c", "command -v python3"], 60).returncode == 0:
         said += transport.run(["python3", "-c", _ASK_PYTHON, *_DISTRIBUTIONS], 120).stdout
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    # What a board says does not steer the terminal.
+    lines = ("".join(filter(str.isprintable, line)) for line in said.splitlines())
+    return dict(line.split("=", 1) for line in lines if "=" in line)

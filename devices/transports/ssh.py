@@ -109,6 +109,7 @@ class SshLink:
                 keepalive_count_max=3,
             )
 
+        ssh, ssh_copy_id = (shlex.join(self.command(program)) for program in ("ssh", "ssh-copy-id"))
         try:
             self._connection = _call(connect())
         except LinkError as error:
@@ -116,12 +117,12 @@ class SshLink:
         except asyncssh.HostKeyNotVerifiable:
             raise DeviceError(
                 f"{self.name}: its host key is not the one that known_hosts has, or not there",
-                hint=f"run `{self.command()}` once: it shows the key's fingerprint, and says if the key has changed",
+                hint=f"run `{ssh}` once: it shows the key's fingerprint, and says if the key has changed",
             ) from None
         except asyncssh.PermissionDenied:
             raise DeviceError(
                 f"{self.name}: refuses the login",
-                hint=f"let a key in with `{self.command('ssh-copy-id')}`; ssh-add unlocks one that has a passphrase",
+                hint=f"let a key in with `{ssh_copy_id}`; ssh-add unlocks one that has a passphrase",
             ) from None
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise DeviceError(f"{self.name}: an SSH key cannot be used: {error}", hint="try ssh-add") from None
@@ -151,12 +152,13 @@ class SshLink:
             _loop().call_soon_threadsafe(self._connection.abort)
             self._connection = None
 
-    def command(self, program: str = "ssh") -> str:
-        """Return the words of the shell that reach the board by ssh itself, or by a program of its family."""
+    def command(self, program: str = "ssh") -> list[str]:
+        """Return the argv that reaches the board by ssh itself, or by a program of its family."""
         host, port = self._options["host"], self._options.get("port")
         user = f"{self._options['username']}@" if "username" in self._options else ""
-        config = f"-F {self._options['config'][0]} " if "config" in self._options else ""
-        return f"{program} {config}{f'-p {port} ' if port else ''}{user}{host}"
+        config = ["-F", self._options["config"][0]] if "config" in self._options else []
+        # A project's devices.toml is not trusted: no address is an option.
+        return [program, *config, *(["-p", str(port)] if port else []), "--", f"{user}{host}"]
 
 
 class Ssh(Board):

@@ -180,6 +180,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Pat
 
 
 @pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Path:
+    """The small bundle for the runtime "native", which needs nothing on a device."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "native", "native", small_model(), pictures[:4])
+
+
+@pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """An SSH server of this machine, whose python3 is the one of these tests."""
     folder = tmp_path_factory.mktemp("sshd")

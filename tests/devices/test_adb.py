@@ -1,5 +1,6 @@
 """What the contract does not say of a phone over ADB: a real adb server, and a real adbd on an emulated machine."""
 
+import os
 import threading
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -7,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import adbutils
 import numpy as np
 import pytest
-from cable import Cable
+from cable import Cable, listening
 
 from devices.transports.adb import Adb
 from devices.transports.vm import Vm
@@ -78,6 +79,26 @@ def test_an_upload_survives_a_link_that_is_cut(phone, noise: Path):
         device.put([noise], PurePosixPath())
         device.get(PurePosixPath("noise.bin"), noise.with_name("back"))
         assert noise.with_name("back").read_bytes() == noise.read_bytes()
+
+
+def test_an_upload_survives_a_restart_of_the_phone(device: Vm, noise: Path):
+    noise.write_bytes(np.random.default_rng().bytes(3 * SIZE))
+    device.run(["sh", "-c", "(sleep 0.2; busybox reboot -f) >/dev/null 2>&1 </dev/null &"], 60)
+    device.put([noise], PurePosixPath())
+    device.get(PurePosixPath("noise.bin"), noise.with_name("back"))
+    assert noise.with_name("back").read_bytes() == noise.read_bytes()
+
+
+def test_a_second_client_is_told_who_has_the_phone(phone, device: Vm):
+    address = f"127.0.0.1:{phone.machine.facts.port}"
+    with closing(Adb()) as other, pytest.raises(DeviceError, match=r"Small board is in use by \S+@\S+ since \d{4}-"):
+        other.prepare(phone.profile.model_copy(update={"address": address}), None)
+    assert device.run(["echo", "still ours"], 60).stdout == "still ours\n"
+
+
+def test_neither_the_adb_server_nor_the_phone_is_reached_by_other_machines(phone, device: Vm):
+    for port in (phone.machine.facts.port, int(os.environ["ANDROID_ADB_SERVER_PORT"])):
+        assert listening(port) == [f"0100007F:{port:04X}"]
 
 
 def test_a_program_that_wants_more_memory_is_ended_and_the_phone_stays_connected(device: Vm):

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 
+import asyncssh
 import numpy as np
 import pytest
-from cable import Cable
+from cable import Cable, listening
 from sshd import board
 
 from devices import disk
@@ -54,11 +56,9 @@ def test_a_program_that_wants_more_memory_is_ended_alone_and_the_cause_is_named(
 
 
 def test_only_this_machine_reaches_it_and_it_reaches_nothing(device: Vm, machine):
-    port = f"{machine.machine.facts.port:04X}"
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
-    listening = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port}")]
-    assert listening == [f"0100007F:{port}"]
-    done = device.run(["sh", "-c", f"echo | nc -w 2 10.0.2.2 {machine.machine.facts.port}"], 60)
+    port = machine.machine.facts.port
+    assert listening(port) == [f"0100007F:{port:04X}"]
+    done = device.run(["sh", "-c", f"echo | nc -w 2 10.0.2.2 {port}"], 60)
     assert done.returncode
 
 
@@ -87,35 +87,69 @@ def test_a_restart_while_a_program_runs_is_named_and_the_board_can_be_used_again
     assert (tmp_path / "back").read_text() == "on the disk"
 
 
-def test_an_upload_to_a_real_sshd_goes_on_where_the_link_was_cut(machine, tmp_path: Path):
-    device, port = machine.prepared(), machine.machine.facts.port
-    device.close()
-    file = tmp_path / "file"
-    file.write_bytes(np.random.default_rng().bytes(4 * MIB))
+def test_a_working_folder_without_room_is_named_before_a_program_starts(machine):
+    base = "/root/.cache/msq"
+    said(machine.prepared(), f"mount -t tmpfs -o size=64k full {base}")
+    machine.prepared().close()
+    device = machine.prepared()
+    try:
+        device.run(["sh", "-c", "cat /dev/zero > fill"], 60)
+        with pytest.raises(StorageError, match="no space left on the device: starting sh failed"):
+            device.run(["sh", "-c", "echo started"], 60)
+    finally:
+        # Not as a program, for which there is no room.
+        device._inside._shell.must(f"umount -l {base}", "")
+        device.close()
+
+
+@contextmanager
+def through(machine, tmp_path: Path) -> Iterator[tuple[Ssh, Cable]]:
+    """A prepared transport to the machine's real sshd, over a cable that can be cut."""
+    machine.prepared().close()
+    port = machine.machine.facts.port
     with closing(Cable(port)) as cable:
-        config = tmp_path / "config"
-        config.write_text(machine.machine.config.read_text().replace(f"Port {port}", f"Port {cable.port}"))
-        hosts = machine.machine.folder / "known_hosts"
-        (tmp_path / "hosts").write_text(hosts.read_text().replace(f":{port}", f":{cable.port}"))
-        config.write_text(config.read_text().replace(str(hosts), str(tmp_path / "hosts")))
-        with closing(Ssh(config)) as through:
-            through.prepare(board("ssh"), None)
-            before = cable.carried
-            cable.cut_after(3 * MIB)
-            through.put([file], PurePosixPath())
-            through.get(PurePosixPath("file"), tmp_path / "back")
-            assert (tmp_path / "back").read_bytes() == file.read_bytes()
-            # At most 2 MiB, SSH's window, were on their way at the cut; from the start again it would be 7.
-            assert cable.carried - before < 6.5 * MIB
+        hosts = (machine.machine.folder / "known_hosts").read_text()
+        (tmp_path / "hosts").write_text(hosts.replace(f":{port}", f":{cable.port}"))
+        config = machine.machine.config.read_text().replace(f"Port {port}", f"Port {cable.port}")
+        config = config.replace(str(machine.machine.folder / "known_hosts"), str(tmp_path / "hosts"))
+        (tmp_path / "config").write_text(config)
+        with closing(Ssh(tmp_path / "config")) as device:
+            device.prepare(board("ssh"), None)
+            yield device, cable
+
+
+def test_an_upload_to_a_real_sshd_goes_on_where_the_link_was_cut_and_so_does_a_program(machine, tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_bytes(np.random.default_rng().bytes(3 * MIB))
+    with through(machine, tmp_path) as (device, cable):
+        before = cable.carried
+        cable.cut_after(5 * MIB // 2)
+        device.put([file], PurePosixPath())
+        device.get(PurePosixPath("file"), tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == file.read_bytes()
+        # At most 2 MiB, SSH's window, were on their way at the cut; from the start again it would be 5.5.
+        assert cable.carried - before < 5 * MIB
+        program = "for n in 0 1 2 3 4 5 6 7 8 9; do echo $n; sleep 0.2; done; exit 3"
+        done = device.run(["sh", "-c", program], 60, lambda line: cable.cut() if line == "4" else None)
+        assert (done.returncode, done.stdout.split()) == (3, list("0123456789"))
+
+
+def test_a_machine_with_another_key_than_the_one_that_was_booted_is_refused(machine, tmp_path: Path):
+    known = machine.machine.folder / "known_hosts"
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    (tmp_path / "hosts").write_text(f"{known.read_text().split()[0]} {other}")
+    (tmp_path / "config").write_text(machine.machine.config.read_text().replace(str(known), str(tmp_path / "hosts")))
+    with closing(Ssh(tmp_path / "config")) as device, pytest.raises(DeviceError, match="host key is not the one"):
+        device.prepare(board("ssh"), None)
 
 
 def test_a_measurement_on_it_has_the_oracles_answers_and_the_guests_memory_but_no_times(
-    running: str, plain: Path, evaluation: Path
+    running: str, native: Path, evaluation: Path
 ):
-    found = measure(plain, evaluation, running, "native", images=20)
+    found = measure(native, evaluation, running, "native", images=20)
     assert (found.device.engine, found.environment.machine) == ("qemu-system", "aarch64")
     assert found.parity.equal_to_oracle and found.parity.equal_to_host
-    here = measure(plain, evaluation, "local", "native", images=20)
+    here = measure(native, evaluation, "local", "native", images=20)
     assert [said.predicted for said in found.predictions] == [said.predicted for said in here.predictions]
     assert 0 < found.figures["peak_memory"].value < 32 * MIB
     assert found.figures["peak_memory"].kind == Kind.EMULATED

@@ -40,7 +40,7 @@ def test_info_tells_what_the_board_itself_says_beside_its_profile(msq, running: 
 def test_a_machine_that_runs_is_not_booted_again_and_has_a_shell(running: str, machine):
     manage.keep_running(running, None)
     argv = manage.shell(running)
-    assert argv == ["ssh", "-F", str(machine.machine.config), "board"]
+    assert argv == ["ssh", "-F", str(machine.machine.config), "--", "board"]
     if shutil.which("ssh") is None:
         pytest.skip("no ssh here")
     done = subprocess.run([*argv, "uname -m"], capture_output=True, text=True, check=False)
@@ -48,8 +48,19 @@ def test_a_machine_that_runs_is_not_booted_again_and_has_a_shell(running: str, m
 
 
 def test_shells_of_boards_are_those_of_their_ways():
-    assert manage.shell("ssh:pi@10.0.0.7:2222") == ["ssh", "-p", "2222", "pi@10.0.0.7"]
+    assert manage.shell("ssh:pi@10.0.0.7:2222") == ["ssh", "-p", "2222", "--", "pi@10.0.0.7"]
     assert manage.shell("adb:R58M")[1:] == ["-s", "R58M", "shell"]
+
+
+@pytest.mark.parametrize("address", ["-oProxyCommand=touch hacked", "-oProxyCommand=touch hacked@board", "a b; c"])
+def test_an_address_of_a_projects_file_is_never_an_option_nor_two_words(address: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manage.add("pi", address, None, None, project=True)
+    argv = manage.shell("pi")
+    assert argv == ["ssh", "--", address]
+    if shutil.which("ssh"):
+        subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert not Path("hacked").exists()
 
 
 @pytest.mark.parametrize(("device", "said"), [("raspberrypi", "vm:raspberrypi4"), ("local", "this machine")])

@@ -17,6 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sshd import Sshd, board
 
+from devices import transport as transports
+from devices.dispatch import dispatch
+from devices.native_agent import NativeAgent
+from devices.profile import profile
+from devices.shell import Shell
 from devices.transports.ssh import Ssh
 from msq.errors import DeviceError
 
@@ -84,6 +89,18 @@ def test_a_kept_file_that_was_altered_on_the_board_is_sent_again(connect: Connec
     altered.write_bytes(b"x" * SIZE)
     device.put([noise], PurePosixPath())
     assert back(device, noise.name, noise.parent) == noise.read_bytes()
+
+
+def test_what_arrives_altered_is_refused_by_its_checksum_and_never_put_in_place(
+    connect: Connect, noise: Path, monkeypatch
+):
+    device, send = connect(), Shell.send
+    other = noise.with_name("other.bin")
+    other.write_bytes(bytes(SIZE))
+    monkeypatch.setattr(Shell, "send", lambda shell, file, offset, script: send(shell, other, offset, script))
+    with pytest.raises(DeviceError, match=r"noise\.bin does not arrive as it was sent"):
+        device.put([noise], PurePosixPath())
+    assert device.run(["ls"], 60).stdout == ""
 
 
 def test_an_upload_goes_on_where_the_link_was_cut(connect: Connect, cable: Cable, noise: Path):
@@ -158,6 +175,24 @@ def test_a_program_that_never_started_for_the_link_was_cut_is_started_once(conne
     device._shell.link.start = cut_first  # type: ignore[method-assign]
     assert device.run(["python3", "-c", "print('once', file=open('log', 'a'))"], 60).returncode == 0
     assert back(device, "log", sshd.folder) == b"once\n"
+
+
+def test_a_measurement_whose_link_is_cut_again_and_again_has_every_answer(
+    connect: Connect, cable: Cable, native: Path, pictures: np.ndarray
+):
+    agent = NativeAgent(connect(cable), native)
+    cuts = iter([True, False, True])
+
+    def cut(_: int) -> None:
+        if next(cuts, False):
+            cable.cut()
+
+    _, golden, predicted = dispatch(agent, pictures[:40], 1, cut)
+    assert not golden.max_lsb_to_oracle
+    with closing(transports.transport("local")) as here:
+        here.prepare(profile("local"), None)
+        expected = dispatch(NativeAgent(here, native), pictures[:40], 1, lambda count: None)[2]
+    assert predicted == expected
 
 
 def test_a_link_that_was_cut_between_two_programs_is_not_noticed(connect: Connect, cable: Cable):
@@ -242,7 +277,7 @@ def test_a_host_key_that_is_unknown_or_has_changed_is_refused(sshd: Sshd, tmp_pa
     config.write_text(f"Host board\n UserKnownHostsFile {tmp_path / 'hosts'}\n{sshd.config.read_text()}")
     with closing(Ssh(config)) as device, pytest.raises(DeviceError, match="host key") as caught:
         device.prepare(board("ssh"), None)
-    assert f"ssh -F {config} board" in caught.value.hint
+    assert f"ssh -F {config} -- board" in caught.value.hint
 
 
 def test_a_key_that_the_board_does_not_know_is_refused_with_the_way_to_let_it_in(sshd: Sshd, tmp_path: Path):
