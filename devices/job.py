@@ -75,7 +75,7 @@ class Jobs:
     """
 
     def __init__(self, shell: Shell, work: str) -> None:
-        self._shell, self._work = shell, shlex.quote(work)
+        self._shell, self._work, self._boot = shell, shlex.quote(work), shell.boot
         self._running: dict[int, threading.Event] = {}
         self._numbers = count()
         self._out_of_memory = self._kills()
@@ -135,7 +135,8 @@ class Jobs:
     def _heard(
         self, number: int, program: str, words: Mapping[str, str], silence: float, on_line: Callable[[str], None]
     ) -> Completed | None:
-        board, boot, breaks, heard = self._shell.link.name, self._shell.boot, 0, Speech()
+        board, breaks, heard = self._shell.link.name, 0, Speech()
+        self._require_same_boot(f"before {program} ran")
         script = self._filled(_START, number, **words)
         while True:
             seen, before = self._shell.openings, heard.bytes
@@ -152,15 +153,19 @@ class Jobs:
                     raise LinkError(
                         f"{board}: the link breaks again and again while {program} runs: {error}", hint=error.hint
                     ) from None
-            if self._shell.boot != boot:
-                raise DeviceError(
-                    f"{board} restarted while {program} ran",
-                    hint="is its power supply weak, or a watchdog active? then run it again",
-                )
+            self._require_same_boot(f"while {program} ran")
             if self._shell.run(self._filled(_CLAIM, number)).returncode == 0:
                 return None
             out, err = heard.bytes
             script = self._filled(_HEAR_ON, number, out=out, err=err)
+
+    def _require_same_boot(self, when: str) -> None:
+        """What was sent before a restart may not have reached the disk whole."""
+        if self._shell.boot != self._boot:
+            raise DeviceError(
+                f"{self._shell.link.name} restarted {when}",
+                hint="is its power supply weak, or a watchdog active? then run it again",
+            )
 
     def _filled(self, script: str, number: int, **words: object) -> str:
         return script.format(work=self._work, job=f".run/{number}", **words)

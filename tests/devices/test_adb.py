@@ -81,12 +81,16 @@ def test_an_upload_survives_a_link_that_is_cut(phone, noise: Path):
         assert noise.with_name("back").read_bytes() == noise.read_bytes()
 
 
-def test_an_upload_survives_a_restart_of_the_phone(device: Vm, noise: Path):
-    noise.write_bytes(np.random.default_rng().bytes(3 * SIZE))
-    device.run(["sh", "-c", "(sleep 0.2; busybox reboot -f) >/dev/null 2>&1 </dev/null &"], 60)
+def test_an_upload_survives_a_restart_of_the_phone(phone, noise: Path):
+    device = phone.prepared()
+    boot = device._inside._shell.boot
+    begun = "until ls /data/local/tmp/msq/files/*.part; do sleep 0.02; done; busybox reboot -f"
+    device.run(["sh", "-c", f"({begun}) >/dev/null 2>&1 </dev/null &"], 60)
     device.put([noise], PurePosixPath())
     device.get(PurePosixPath("noise.bin"), noise.with_name("back"))
     assert noise.with_name("back").read_bytes() == noise.read_bytes()
+    assert device._inside._shell.boot != boot
+    device.close()
 
 
 def test_a_second_client_is_told_who_has_the_phone(phone, device: Vm):

@@ -78,13 +78,19 @@ def test_a_full_disk_is_named_nothing_half_written_stays_and_room_helps(device: 
     assert (tmp_path / "back").read_bytes() == file.read_bytes()
 
 
-def test_a_restart_while_a_program_runs_is_named_and_the_board_can_be_used_again(device: Vm, tmp_path: Path):
+def test_a_restart_while_a_program_runs_is_named_and_the_board_can_be_used_again(machine, tmp_path: Path):
+    device = machine.prepared()
     (tmp_path / "kept").write_text("on the disk")
     device.put([tmp_path / "kept"], PurePosixPath())
     with pytest.raises(DeviceError, match="Small board restarted while sh ran"):
         device.run(["sh", "-c", "sync; reboot -f; sleep 60"], 120)
     device.get(PurePosixPath("kept"), tmp_path / "back")
     assert (tmp_path / "back").read_text() == "on the disk"
+    # What was not on the disk yet is lost: nothing runs beside it.
+    with pytest.raises(DeviceError, match="Small board restarted before ls ran"):
+        device.run(["ls"], 60)
+    device.close()
+    assert said(machine.prepared(), "ls") == ""
 
 
 def test_a_working_folder_without_room_is_named_before_a_program_starts(machine):
