@@ -9,8 +9,8 @@ import adbutils
 
 from devices import own
 from devices import transport as transports
+from devices.board_info import board_info
 from devices.machine import Machine, home
-from devices.observe import observe
 from devices.profile import Profile, profile, profiles
 from devices.provision import locked
 from devices.transport import Engine
@@ -38,7 +38,7 @@ def info(device: str) -> Info:
     with closing(transports.transport(facts.transport)) as transport:
         transport.prepare(facts, None)
         # The root of an emulated processor has no shell; there is nothing of a board to be asked either.
-        observed = {} if transport.engine == "qemu-user" else observe(transport, python=facts.link != "adb")
+        observed = {} if transport.engine == "qemu-user" else board_info(transport, python=facts.link != "adb")
         return Info(
             name=facts.name,
             title=facts.title,

@@ -1,83 +1,134 @@
-"""What a board says of itself: its system, what is installed for it to run, its state now."""
+"""What is observed of any model on a device: classes of images, and time and memory where they are real."""
 
+import os
 import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic
 
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from devices.agent import Latency, Memory, Place
+from devices.dispatch import Agent, First, dispatch
+from devices.figures import KIND, observed
+from devices.profile import Profile
+from devices.protocol import PROTOCOLS
+from devices.quantiles import ESTIMATORS
+from devices.steadiness import steady_latency
 from devices.transport import Transport
+from msq import plugins
+from msq.measurement import Conditions, Device, Environment, Prediction
+from msq.provenance import Kind
 
-# A line each: NAME=VALUE; what a board does not tell is left out.
-_ASK = r"""
-say() { [ -z "$2" ] || echo "$1=$2"; }
-listed() { awk 'NR > 1 {printf ", "} {printf "%s", $0}'; }
-say model "$(tr -d '\0' < {root}/proc/device-tree/model 2>/dev/null || getprop ro.product.model 2>/dev/null)"
-say system "$(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' {root}/etc/os-release 2>/dev/null)"
-say kernel "$(uname -sr)"
-say cores "$(grep -c ^processor {root}/proc/cpuinfo)"
-say memory "$(awk '/^MemTotal/ {total = $2} /^MemAvailable/ {free = $2}
-    END {printf "%d MiB, %d MiB free", total / 1024, free / 1024}' {root}/proc/meminfo)"
-say disk "$(df -k . | awk 'END {printf "%d MiB free", $4 / 1024}')"
-say governor "$(cat {root}/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor 2>/dev/null | sort -u | listed)"
-say clock "$(cat {root}/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq 2>/dev/null |
-    awk '{printf "%s%d", (NR > 1 ? ", " : ""), $1 / 1000} END {if (NR) print " MHz"}')"
-say temperature "$(for zone in {root}/sys/class/thermal/thermal_zone*; do
-    milli=$(cat "$zone/temp" 2>/dev/null) && echo "$(cat "$zone/type") $milli"
-done | awk '{printf "%s %.1f °C\n", $1, $2 / 1000}' | listed)"
-say power "$({
-    for chip in {root}/sys/class/hwmon/hwmon*; do
-        case "$(cat "$chip/name" 2>/dev/null)" in ina*) ;; *) continue; esac
-        for rail in "$chip"/power[0-9]*_input; do
-            [ -r "$rail" ] && echo "$(cat "${rail%_input}_label" 2>/dev/null || cat "$chip/name") $(cat "$rail") 0.001"
-        done
-        for rail in "$chip"/curr[0-9]*_input; do
-            number=${rail##*/curr} number=${number%_input}
-            [ -r "$chip/in${number}_label" ] || continue
-            echo "$(cat "$chip/in${number}_label") $(cat "$rail") $(cat "$chip/in${number}_input") 0.001"
-        done
-    done
-    for rail in {root}/sys/bus/i2c/drivers/ina3221x/*/iio:device*/in_power[0-9]*_input; do
-        [ -r "$rail" ] || continue
-        number=${rail##*/in_power} number=${number%_input}
-        echo "$(cat "${rail%/*}/rail_name_$number") $(cat "$rail")"
-    done
-} | awk '{milliwatt = $2; for (n = 3; n <= NF; n++) milliwatt *= $n; printf "%s %d mW\n", $1, milliwatt}' | listed)"
-"""
-# Distributions, those that were installed by us too. Only a build for GPUs need be asked which providers it has.
-_ASK_PYTHON = """
-import glob, importlib.metadata as metadata, os, platform, sys
-print("python=" + platform.python_version())
-kept = os.environ.get("MSQ_KEPT")
-sys.path += glob.glob(glob.escape(kept) + "/python-*") if kept else []
-found = {}
-for name in sys.argv[1:]:
-    try: found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError: pass
-if found: print("installed=" + ", ".join(" ".join(item) for item in found.items()))
-if "onnxruntime-gpu" in found:
-    import onnxruntime
-    print("execution providers=" + ", ".join(onnxruntime.get_available_providers()))
-"""
-_DISTRIBUTIONS = [
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "ai-edge-litert",
-    "tflite-runtime",
-    "apache-tvm",
-]
+IMAGES_A_RUN = 128
+"""Fewer are not worth another process's start."""
 
 
-def observe(transport: Transport, *, python: bool, root: str = "") -> dict[str, str]:
-    """Return what a prepared device with a shell says: model, system, memory, governor, temperature, power …
+@dataclass(frozen=True)
+class Found(Generic[First]):
+    """What an agent found; latency and memory only where they mean something."""
+
+    first: First
+    """What was asked for beside the images."""
+    predicted: list[int]
+    latency: Latency | None
+    memory: Memory | None
+    doubts: tuple[str, ...]
+
+
+def require_protocol(name: str) -> None:
+    """Do nothing when there is a protocol of that name. Raises UsageError."""
+    if name not in PROTOCOLS:
+        raise plugins.unknown(name, list(PROTOCOLS), "protocol")
+
+
+def observe(
+    agent: Agent,
+    title: str,
+    first: Callable[[], First],
+    images: NDArray[np.uint8],
+    timed: NDArray[np.uint8],
+    protocol: str,
+) -> Found[First]:
+    """Have an agent do all that means something on its device.
 
     Args:
-        python: whether it may have Python; then the distributions it has are among it.
-        root: folder of the device that plays its file system.
-    Raises:
-        DeviceError: it cannot be reached.
+        title: what is said of it while it runs. first: to be done beside; see devices.dispatch.
+        images: to classify, uint8 (n, height, width, channels). timed: one, by which time and memory are measured.
+        protocol: name of one of devices.protocol.PROTOCOLS.
     """
-    said = transport.run(["sh", "-c", _ASK.replace("{root}", shlex.quote(root) if root else "")], 60).stdout
-    if python and transport.run(["sh", "-c", "command -v python3"], 60).returncode == 0:
-        said += transport.run(["python3", "-c", _ASK_PYTHON, *_DISTRIBUTIONS], 120).stdout
-    # What a board says does not steer the terminal.
-    lines = ("".join(filter(str.isprintable, line)) for line in said.splitlines())
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    engine = agent.transport.engine
+    # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
+    emulated = KIND[engine] is Kind.EMULATED
+    processors = len(os.sched_getaffinity(0)) if emulated else 1
+    runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
+    latency, doubts = (None, ()) if emulated else steady_latency(agent, timed, PROTOCOLS[protocol])
+    memory = None if engine == "qemu-user" else agent.memory(timed)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"{title}: images", total=len(images))
+        found, predicted = dispatch(agent, first, images, runs, lambda count: progress.advance(task, count))
+    return Found(found, predicted, latency, memory, doubts)
+
+
+def fields(
+    found: Found[Any],
+    place: Place,
+    facts: Profile,
+    transport: Transport,
+    threads: int,
+    protocol: str,
+    chosen: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    host: list[int] | None,
+    command: str | None,
+) -> dict[str, Any]:
+    """Return what an Observation of msq.measurement says, but for whose runtime it was.
+
+    Args:
+        place: where it was observed. chosen: indices of the images in the test set. labels: of the whole test set.
+        host: the classes that the host gave the whole test set, if they are known.
+        command: what the user typed; by default this process's own arguments.
+    """
+    latency = found.latency
+    right = np.asarray(found.predicted, np.int64) == labels[chosen]
+    return {
+        "runtime_version": place.runtime_version,
+        "device": _device(facts, transport),
+        "environment": Environment(
+            machine=place.machine,
+            python=place.python,
+            kernel=place.kernel,
+            emulator=transport.emulator,
+            threads=threads,
+            libraries=place.libraries,
+        ),
+        "figures": observed(transport.engine, right, latency, found.memory, ESTIMATORS[protocol]),
+        "predictions": tuple(
+            Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
+            for index, answer in zip(chosen, found.predicted, strict=True)
+        ),
+        "protocol": protocol if latency else None,
+        "latency_seconds": tuple(latency.seconds) if latency else (),
+        "conditions": tuple(Conditions(**vars(state)) for state in (latency.before, latency.after)) if latency else (),
+        "doubts": found.doubts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
+    }
+
+
+def _device(facts: Profile, transport: Transport) -> Device:
+    return Device(
+        name=facts.name,
+        title=facts.title,
+        transport=facts.transport,
+        engine=transport.engine,
+        cpu=facts.qemu_cpu if transport.engine == "qemu-user" and facts.qemu_cpu else facts.processor,
+        facts=facts.facts,
+    )

@@ -11,11 +11,18 @@ import typer
 from rich.markup import escape
 
 from msq import __version__, plugins
+from msq.artefact import as_json
 from msq.bundle import Arena
+from msq.bundle_cli import bundle_app
+from msq.compare_cli import compare
 from msq.device_cli import device_app, doctor, list_devices
-from msq.errors import MsqError, StorageError
+from msq.errors import MsqError, StorageError, UsageError
+from msq.measurement import Observation
 from msq.recipe import RecipeFile
+from msq.report_cli import report
+from msq.store_cli import StorePath, history, store_app
 from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
+from reports.store import DEFAULT, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +31,11 @@ app = typer.Typer(
 )
 app.add_typer(device_app, name="device")
 app.command()(doctor)
+app.add_typer(store_app, name="store")
+app.add_typer(bundle_app, name="bundle")
+app.command()(history)
+app.command()(compare)
+app.command()(report)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
 Protocol = Annotated[
@@ -83,12 +95,16 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write; the same as .tar beside it.")],
     runtime: Runtime = "onnxruntime",
+    processor: Annotated[
+        list[str] | None,
+        typer.Option(help="Processor that TVM's machine code is made for, e.g. cortex-a76; at most one of a machine."),
+    ] = None,
     as_json_: Json = False,
 ) -> None:
     """Lower a checkpoint to a bundle for a runtime, and check it against the oracle."""
     from export.bundle import export as run
 
-    manifest = run(checkpoint, out, runtime)
+    manifest = run(checkpoint, out, runtime, processor or ())
     sizes, parity = manifest.sizes, manifest.parity
     messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
@@ -105,21 +121,45 @@ def export(
 
 @app.command()
 def measure(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    evaluation: Annotated[Path, typer.Option(help="Folder with images.npy and labels.npy of the test set.")],
     out: Annotated[Path, typer.Option(help="Measurement to write (JSON).")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder with images.npy and labels.npy of the test set.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Instead of a bundle, a .tflite or .onnx file of any origin.")
+    ] = None,
+    pixels: Annotated[
+        str, typer.Option(help="What such a file takes pixels as: 0..1, 0..255, -1..1 or imagenet.")
+    ] = "0..1",
     device: DeviceName = "local",
     runtime: Runtime = "onnxruntime",
     images: Images = None,
     protocol: Protocol = "quick",
+    store: StorePath = DEFAULT,
     as_json_: Json = False,
 ) -> None:
     """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
     from devices.measure import measure as run
+    from devices.measure_file import measure_file
+    from reports.file_table import file_table
 
-    measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+    if (bundle is None) == (model is None):
+        raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
+    found: Observation
+    if model is not None:
+        found = measure_file(
+            model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
+        )
+        messages.print(file_table(found), width=max(100, messages.width))
+    elif bundle is not None and evaluation is not None:
+        found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
+        with Store(store) as opened:
+            opened.add(found)
+    else:
+        raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
     if as_json_:
-        print_json(measurement)
+        print_json(found)
 
 
 @app.command()
@@ -145,23 +185,36 @@ def verify(
 
 
 @app.command()
-def report(
-    measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
-    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
+def classify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, of any size where the bundle says what becomes of it.")
+    ],
+    device: DeviceName = "local",
+    runtime: Runtime = "onnxruntime",
     as_json_: Json = False,
 ) -> None:
-    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
-    from reports.report import report as run
-    from reports.terminal import show
+    """Print the class of each image: framed and normalised as the bundle says, run on a device."""
+    from devices.classify import classify as run
 
-    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
+    found = dict(zip(map(str, images), run(bundle, images, device, runtime), strict=True))
     if as_json_:
-        print_json(result)
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
-        show(result, output)
-    result.raise_for_gates()
+        output.print("\n".join(f"{name}: {label}" for name, label in found.items()), highlight=False, markup=False)
+
+
+@app.command()
+def audit(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], as_json_: Json = False) -> None:
+    """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
+    from msq.bundle import Manifest
+    from reports.audit import audit_table
+
+    manifest = Manifest.open(bundle)
+    if as_json_:
+        sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
+    else:
+        output.print(audit_table(manifest))
 
 
 @app.command()
@@ -180,8 +233,17 @@ def deploy(
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     where = device.replace(":", "-").replace("/", "-")
     measurement = run / runtime / f"{where}.json"
-    measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
-    report(measurement, run / runtime / f"{where}.html", recipe)
+    pictures, store = run / "checkpoint" / "evaluation", build / "store.db"
+    measure(
+        measurement,
+        run / runtime / "bundle",
+        pictures,
+        device=device,
+        runtime=runtime,
+        images=images,
+        store=store,
+    )
+    report(measurement, run / runtime / f"{where}.html", recipe, store=store, evaluation=pictures)
 
 
 @app.command()

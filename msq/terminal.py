@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from msq.artefact import as_json
 
@@ -14,7 +14,9 @@ from msq.artefact import as_json
 messages = Console(stderr=True)
 output = Console()
 
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
+Runtime = Annotated[
+    str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, tvm, reference.")
+]
 DeviceName = Annotated[
     str,
     typer.Option(
@@ -28,3 +30,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def print_json(value: BaseModel) -> None:
     """Print a result for programs, on stdout."""
     sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
+
+
+def print_wide(shown: RenderableType) -> None:
+    """Print tables on stdout; where that is no terminal, a row stays a line."""
+    (output if output.is_terminal else Console(width=200, color_system=None)).print(shown)

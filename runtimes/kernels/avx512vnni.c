@@ -32,8 +32,7 @@ typedef struct {
 #define FLIP 0x80
 #define TIER_SUMS 24
 #define TIER_TILES(TILE) \
-    TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) \
-    TILE(11, 1) TILE(12, 1) \
+    TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) \
     TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) \
     TILE(11, 2) TILE(12, 2) \
     TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) \
@@ -125,12 +124,9 @@ INLINE __m512i codes_of(const bool adds, __m512i sums, __m512i bias, __m512 mult
                _mm512_cvtps_epi32(_mm512_mul_ps(centred, s->residual_ratio)));
 }
 
-/* Four registers of sums at a time: saturating packs do the clamp of what is far outside, and interleave the parts of
- * the registers, which the last permutation takes back. What is left goes by single registers. */
-INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
-                          const msq_epilogue *e, int8_t *y, size_t step) {
+INLINE shared512 shared_of(const bool adds, const msq_epilogue *e) {
     const int32_t zero = adds ? e->sum_zero : e->zero;
-    const shared512 shared = {
+    return (shared512){
         .low = _mm512_set1_ps(e->low),
         .high = _mm512_set1_ps(e->high),
         .ratio = _mm512_set1_ps(e->ratio),
@@ -140,41 +136,120 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
         .least = _mm512_set1_epi8((char)(adds ? e->sum_low : (int32_t)e->low + zero)),
         .most = _mm512_set1_epi8((char)(adds ? e->sum_high : (int32_t)e->high + zero)),
     };
+}
+
+/* The codes of four registers of sums: saturating packs do the clamp of what is far outside, and interleave the parts of
+ * the registers, which the last permutation takes back. */
+INLINE void store_codes(const bool adds, const __m512i *sums, const __m512i *bias, const __m512 *multiplier,
+                        const int8_t *values, const shared512 *shared, int8_t *y) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i code[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m128i other = _mm_setzero_si128();
+        if (adds) memcpy(&other, values + i * LANES, sizeof other);
+        code[i] = codes_of(adds, sums[i], bias[i], multiplier[i], other, shared);
+    }
+    const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), shared->zero);
+    const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), shared->zero);
+    const __m512i codes = _mm512_min_epi8(_mm512_packs_epi16(one, two), shared->most);
+    STORE(y, _mm512_permutexvar_epi32(order, _mm512_max_epi8(codes, shared->least)));
+}
+
+/* Four registers at a time are 64 outputs of a row, or rows of 32 or 16 outputs that follow one another. What is left goes
+ * by single registers. */
+INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step, int32_t rows, int32_t count,
+                          const msq_epilogue *e, int8_t *y, size_t step) {
+    enum { FOUR = 4 * LANES };
+    const shared512 shared = shared_of(adds, e);
+    const bool joined = (count == LANES || count == 2 * LANES) && step == (size_t)count && sums_step == step;
+    const int32_t width = joined ? FOUR : count, by = width / count;
     const int8_t *const values = e->values;
-    for (int32_t n = 0, now; n < count; n += now) {
-        now = count - n >= 4 * LANES ? 4 * LANES : count - n < LANES ? count - n : LANES;
-        const __mmask16 mask = (__mmask16)((1u << (now < LANES ? now : LANES)) - 1);
+    int32_t n = 0;
+    for (; n + FOUR <= width; n += FOUR) {
         const int32_t *sum = sums + n;
         size_t at = (size_t)n;
-        if (now < 4 * LANES) {
-            const __m512i bias = LOAD(e->bias + n);
-            const __m512 multiplier = _mm512_loadu_ps(e->multiplier + n);
-            for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
-                const __m128i other = adds ? _mm_maskz_loadu_epi8(mask, values + at) : _mm_setzero_si128();
-                const __m512i code = codes_of(adds, LOAD(sum), bias, multiplier, other, &shared);
-                const __m256i half = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(code), _mm512_castsi512_si256(shared.zero));
-                const __m128i codes = _mm_min_epi8(_mm256_cvtsepi16_epi8(half), _mm512_castsi512_si128(shared.most));
-                _mm_mask_storeu_epi8(y + at, mask, _mm_max_epi8(codes, _mm512_castsi512_si128(shared.least)));
-            }
-            continue;
-        }
-        __m512i bias[4], code[4];
+        __m512i bias[4];
         __m512 multiplier[4];
-        memcpy(bias, e->bias + n, sizeof bias);
-        memcpy(multiplier, e->multiplier + n, sizeof multiplier);
-        for (int32_t r = 0; r < rows; r++, sum += sums_step, at += step) {
-            UNROLL for (int i = 0; i < 4; i++) {
-                __m128i other = _mm_setzero_si128();
-                if (adds) memcpy(&other, values + at + i * LANES, sizeof other);
-                code[i] = codes_of(adds, LOAD(sum + i * LANES), bias[i], multiplier[i], other, &shared);
-            }
-            const __m512i one = _mm512_adds_epi16(_mm512_packs_epi32(code[0], code[1]), shared.zero);
-            const __m512i two = _mm512_adds_epi16(_mm512_packs_epi32(code[2], code[3]), shared.zero);
-            const __m512i codes = _mm512_min_epi8(_mm512_packs_epi16(one, two), shared.most);
-            STORE(y + at, _mm512_permutexvar_epi32(order, _mm512_max_epi8(codes, shared.least)));
+        UNROLL for (int i = 0; i < 4; i++) {
+            const int32_t output = joined ? i * LANES & (count - 1) : n + i * LANES;
+            bias[i] = LOAD(e->bias + output);
+            multiplier[i] = _mm512_loadu_ps(e->multiplier + output);
+        }
+        for (int32_t r = by; r <= rows; r += by, sum += (size_t)by * sums_step, at += (size_t)by * step) {
+            const __m512i four[] = {LOAD(sum), LOAD(sum + LANES), LOAD(sum + 2 * LANES), LOAD(sum + 3 * LANES)};
+            store_codes(adds, four, bias, multiplier, adds ? values + at : NULL, &shared, y + at);
         }
     }
+    const int32_t done = joined ? rows / by * by : 0;
+    if (joined) n = done == rows ? count : 0;
+    for (; n < count; n += LANES) {
+        const __mmask16 mask = (__mmask16)(count - n < LANES ? (1u << (count - n)) - 1 : 0xffff);
+        const __m512i bias = LOAD(e->bias + n);
+        const __m512 multiplier = _mm512_loadu_ps(e->multiplier + n);
+        const int32_t *sum = sums + (size_t)done * sums_step + n;
+        size_t at = (size_t)done * step + (size_t)n;
+        for (int32_t r = done; r < rows; r++, sum += sums_step, at += step) {
+            const __m128i other = adds ? _mm_maskz_loadu_epi8(mask, values + at) : _mm_setzero_si128();
+            const __m512i code = codes_of(adds, LOAD(sum), bias, multiplier, other, &shared);
+            const __m256i half = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(code), _mm512_castsi512_si256(shared.zero));
+            const __m128i codes = _mm_min_epi8(_mm256_cvtsepi16_epi8(half), _mm512_castsi512_si128(shared.most));
+            _mm_mask_storeu_epi8(y + at, mask, _mm_max_epi8(codes, _mm512_castsi512_si128(shared.least)));
+        }
+    }
+}
+
+/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. Between
+ * the products, which take half of the units, four rows at a time of an earlier tile become codes. */
+INLINE void slide_by(const bool adds, const int rows, const msq_slide *s, const uint8_t *x, const int8_t *weights,
+                     int32_t *out, const msq_epilogue *e, msq_unfinished then) {
+    enum { TOGETHER_ROWS = 4 };
+    const shared512 shared = shared_of(adds, e);
+    const __m512i bias = LOAD(e->bias), biases[] = {bias, bias, bias, bias};
+    const __m512 by = _mm512_loadu_ps(e->multiplier), multipliers[] = {by, by, by, by};
+    VEC sums[16];
+    UNROLL for (int r = 0; r < rows; r++) sums[r] = ZERO();
+    const ptrdiff_t tap = (ptrdiff_t)s->groups * ATOM, pixel = s->pixel;
+    const int32_t steps = s->lines * s->groups;
+    for (int32_t step = 0, group = 0; step < steps || then.rows > 0; step++) {
+        if (then.rows > 0) {
+            const __m512i four[] = {LOAD(then.sums), LOAD(then.sums + LANES), LOAD(then.sums + 2 * LANES),
+                                    LOAD(then.sums + 3 * LANES)};
+            store_codes(adds, four, biases, multipliers, then.values, &shared, then.y);
+            then.rows -= TOGETHER_ROWS;
+            then.sums += TOGETHER_ROWS * LANES;
+            then.y += TOGETHER_ROWS * LANES;
+            if (adds) then.values += TOGETHER_ROWS * LANES;
+            if (step >= steps) continue;
+        }
+        const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
+        const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
+        const uint8_t *in = x + group * GROUP;
+        UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
+            const VEC now = inputs_of(in);
+            if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
+            if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
+            if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
+        }
+        weights += ATOM;
+        if (++group < s->groups) continue;
+        group = 0;
+        x += s->down;
+        weights += 2 * tap;
+    }
+    UNROLL for (int r = 0; r < rows; r++) STORE(out + r * LANES, sums[r]);
+}
+
+static void slide(int32_t rows, const msq_slide *s, const uint8_t *x, const int8_t *weights, int32_t *sums,
+                  const msq_epilogue *e, const msq_unfinished *then) {
+    if (then->values)
+        if (rows == 16)
+            slide_by(true, 16, s, x, weights, sums, e, *then);
+        else
+            slide_by(true, 12, s, x, weights, sums, e, *then);
+    else if (rows == 16)
+        slide_by(false, 16, s, x, weights, sums, e, *then);
+    else
+        slide_by(false, 12, s, x, weights, sums, e, *then);
 }
 
 static bool supported(void) {
@@ -183,6 +258,6 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avx512vnni = {
-    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {12, 12, 8, 6},
-    copy, prepare, unpack, tile, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {8, 12, 8, 6},
+    copy, prepare, unpack, tile, slide, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

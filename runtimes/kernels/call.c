@@ -39,16 +39,18 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     w->fused = !depthwise && w->rows < FUSED_ROWS;
     w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
     w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
+    w->spread = w->realigned && w->width >= LEAST_SLID && msq_can_spread(layer);
+    w->slid = w->spread || (!depthwise && !w->realigned && !w->gathered && w->width >= LEAST_SLID && msq_can_slide(layer));
     /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
      * only those that are met are flipped. Short ones that lie apart would take too many steps. */
-    const bool single = layer->taps == 1 && !padded;
+    const bool single = layer->taps == 1 && !padded, walked = s->stride[0] * s->stride[1] > 2 && s->inputs % 8 == 0;
     w->copied = single && !depthwise && !w->gathered && !w->realigned && layer->tier->flip &&
-                (msq_is_one_piece(s) || s->inputs >= ATOM);
+                (msq_is_one_piece(s) || s->inputs >= ATOM || walked);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
     w->staged = !depthwise && !w->copied &&
                 (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
-    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : channels;
+    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : w->spread ? GROUP : channels;
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
 
@@ -74,40 +76,65 @@ msq_status msq_layer_workspace(const msq_layer *layer, int32_t batch, int32_t he
     return plan(&w, layer, &call, threads, bytes);
 }
 
-void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to) {
-    const msq_layer_spec *s = &w->layer->spec;
-    const msq_tier *tier = w->layer->tier;
-    const uint8_t zero = (uint8_t)(s->input_zero ^ tier->flip);
-    const int32_t y = line - s->padding[0];
-    const size_t channels = (size_t)s->inputs * (size_t)s->groups, wide = (size_t)w->padded_channels;
-    if (y < 0 || y >= w->call->height) {
-        memset(to, zero, (size_t)w->padded_width * wide);
-        return;
-    }
-    const uint8_t *from = (const uint8_t *)w->call->x +
-                          ((size_t)(w->image + image) * (size_t)w->call->height + (size_t)y) *
-                              (size_t)w->call->width * channels;
-    memset(to, zero, (size_t)s->padding[1] * wide);
-    to += (size_t)s->padding[1] * wide;
-    if (wide == channels) {
-        const size_t size = (size_t)w->call->width * channels;
-        tier->copy(from, size, to);
-        to += size;
-    } else {
-        for (int32_t x = 0; x < w->call->width; x++, from += channels, to += wide) {
-            tier->copy(from, channels, to);
-            memset(to + channels, 0, wide - channels);
-        }
-    }
-    memset(to, zero, (size_t)s->padding[3] * wide);
+/* A pixel of up to four channels, flipped. Fewer have a part of the next one behind them, which is multiplied by 0. */
+static inline void copy_four(const uint8_t *from, size_t size, uint32_t flip, uint8_t *to) {
+    uint32_t four = 0;
+    memcpy(&four, from, size);
+    four ^= flip;
+    memcpy(to, &four, sizeof four);
 }
 
-/* Part: one line of a padded image, over all staged images. */
+/* Copy a line of x, flipped. */
+static void copy_line(const msq_work *w, const uint8_t *from, uint8_t *to) {
+    const msq_tier *tier = w->layer->tier;
+    const size_t channels = (size_t)w->layer->spec.inputs * (size_t)w->layer->spec.groups;
+    const size_t wide = (size_t)w->padded_channels, width = (size_t)w->call->width;
+    if (wide == channels) {
+        tier->copy(from, width * channels, to);
+        return;
+    }
+    if (w->spread) {
+        const uint32_t flip = tier->flip * 0x01010101u;
+        size_t x = 1; /* all but the last one can be read as four */
+        for (; x + 4 <= width; x += 4)
+            for (int i = 0; i < 4; i++, from += channels, to += GROUP) copy_four(from, GROUP, flip, to);
+        for (; x < width; x++, from += channels, to += GROUP) copy_four(from, GROUP, flip, to);
+        copy_four(from, channels, flip, to);
+        return;
+    }
+    for (size_t x = 0; x < width; x++, from += channels, to += wide) {
+        tier->copy(from, channels, to);
+        memset(to + channels, 0, wide - channels);
+    }
+}
+
+void msq_stage_lines(const msq_work *w, int32_t image, int32_t first, int32_t count, uint8_t *to) {
+    const msq_layer_spec *s = &w->layer->spec;
+    const int zero = (uint8_t)(s->input_zero ^ w->layer->tier->flip), height = w->call->height;
+    const size_t width = (size_t)w->call->width, pixel = (size_t)w->padded_channels;
+    const size_t line = (size_t)w->padded_width * pixel, channels = (size_t)s->inputs * (size_t)s->groups;
+    const uint8_t *x = (const uint8_t *)w->call->x + (size_t)(w->image + image) * (size_t)height * width * channels;
+    uint8_t *filled = to, *const end = to + (size_t)count * line;
+    /* What lies between the pixels of two lines is filled at once. */
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t y = first + i - s->padding[0];
+        if (y < 0 || y >= height) continue;
+        uint8_t *const at = to + (size_t)i * line + (size_t)s->padding[1] * pixel;
+        memset(filled, zero, (size_t)(at - filled));
+        copy_line(w, x + (size_t)y * width * channels, at);
+        filled = at + width * pixel;
+    }
+    memset(filled, zero, (size_t)(end - filled));
+}
+
+/* Part: some lines of a padded image. */
 static void stage_part(void *context, int32_t part, int32_t thread) {
     (void)thread;
     msq_work *w = context;
-    const size_t bytes = (size_t)w->padded_width * (size_t)w->padded_channels;
-    msq_stage_line(w, part / w->padded_height, part % w->padded_height, w->stage + (size_t)part * bytes);
+    const int32_t parts = msq_ceil(w->padded_height, w->staged_lines), first = part % parts * w->staged_lines;
+    const int32_t left = w->padded_height - first, line = part / parts * w->padded_height + first;
+    msq_stage_lines(w, part / parts, first, left < w->staged_lines ? left : w->staged_lines,
+                    w->stage + (size_t)line * (size_t)w->padded_width * (size_t)w->padded_channels);
 }
 
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x) {
@@ -196,9 +223,10 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
         w.images = call->batch - w.image < step ? call->batch - w.image : step;
         w.rows = pixels * w.images;
         w.source = w.staged ? w.stage : (const uint8_t *)call->x + (size_t)w.image * image;
+        const bool is_serial = image * (size_t)w.images <= SERIAL_BYTES || msq_thread_count(threads) == 1;
+        w.staged_lines = is_serial ? w.padded_height : 1;
         if (w.staged)
-            msq_share(image * (size_t)w.images > SERIAL_BYTES ? threads : NULL, w.padded_height * w.images,
-                      stage_part, &w);
+            msq_share(is_serial ? NULL : threads, w.images * msq_ceil(w.padded_height, w.staged_lines), stage_part, &w);
         if (layer->spec.depthwise)
             msq_run_depthwise(&w, threads);
         else

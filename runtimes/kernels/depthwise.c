@@ -101,9 +101,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
         const int32_t image = first / w->height, y = first % w->height;
         count = end - first < w->slice ? end - first : w->slice;
         if (count > w->height - y) count = w->height - y;
-        const int32_t read = lines_of(w, count);
-        for (int32_t i = 0; i < read; i++)
-            msq_stage_line(w, image, y * s->stride[0] + i, own.lines + (size_t)i * line);
+        msq_stage_lines(w, image, y * s->stride[0], lines_of(w, count), own.lines);
         for (int32_t i = 0; i < count; i++) {
             const uint8_t *x = own.lines + (size_t)(i * s->stride[0]) * line;
             const size_t step = (size_t)s->stride[1] * pixel;

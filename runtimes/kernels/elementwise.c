@@ -1,4 +1,6 @@
 /* Arithmetic of tensors without weights, as the integer model defines it. */
+#include <string.h>
+
 #include "msq_kernels.h"
 #include "tier.h"
 
@@ -31,6 +33,39 @@ void msq_lookup(const int8_t table[256], size_t count, const int8_t *x, int8_t *
     for (size_t i = 0; i < count; i++) y[i] = table[x[i] + 128];
 }
 
+/* Sought by blocks, which a compiler makes vectors of. */
+size_t msq_first_nan(const float *values, size_t count) {
+    enum { BLOCK_VALUES = 256 };
+    for (size_t first = 0; first < count; first += BLOCK_VALUES) {
+        const size_t end = count - first < BLOCK_VALUES ? count : first + BLOCK_VALUES;
+        int32_t found = 0;
+        for (size_t i = first; i < end; i++) found |= -(values[i] != values[i]); /* all bits, as vectors compare */
+        for (size_t i = first; found && i < end; i++)
+            if (values[i] != values[i]) return i;
+    }
+    return count;
+}
+
+/* Vectors that any compiler here makes instructions of. */
+typedef int8_t codes __attribute__((vector_size(PANEL)));
+typedef int16_t halves __attribute__((vector_size(2 * PANEL)));
+
+enum { MOST_HALVES = 256 }; /* codes whose sum fits 16 bits */
+
+/* The sum of as many pixels' first `count` channels, `step` codes from pixel to pixel. */
+static inline __attribute__((always_inline)) halves sum_of(int32_t pixels, size_t step, size_t count, const int8_t *x) {
+    halves sum = {0};
+    codes now = {0};
+    for (; pixels > 0; pixels--, x += step) {
+        if (count == PANEL)
+            memcpy(&now, x, PANEL);
+        else
+            memcpy(&now, x, count);
+        sum += __builtin_convertvector(now, halves);
+    }
+    return sum;
+}
+
 msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, int32_t zero, float multiplier,
                             int32_t output_zero, int32_t low, int32_t high, int8_t *y) {
     const msq_tier *tier = msq_current_tier();
@@ -41,12 +76,10 @@ msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, i
         const int32_t count = channels - c < PANEL ? channels - c : PANEL;
         int32_t sums[PANEL] = {0}, bias[PANEL];
         float multipliers[PANEL];
-        const int8_t *in = x + c;
-        for (int32_t pixel = 0; pixel < pixels; pixel++, in += channels) {
-            if (count == PANEL) /* a loop whose length the compiler knows */
-                for (int32_t i = 0; i < PANEL; i++) sums[i] += in[i];
-            else
-                for (int32_t i = 0; i < count; i++) sums[i] += in[i];
+        for (int32_t pixel = 0, end; pixel < pixels; pixel = end) {
+            end = pixels - pixel < MOST_HALVES ? pixels : pixel + MOST_HALVES;
+            const halves sum = sum_of(end - pixel, (size_t)channels, (size_t)count, x + (size_t)pixel * (size_t)channels + c);
+            for (int i = 0; i < PANEL; i++) sums[i] += sum[i];
         }
         for (int i = 0; i < PANEL; i++) {
             bias[i] = -zero * pixels;

@@ -19,6 +19,9 @@ struct msq_layer {
 enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
+    MOST_ROWS = 32,      /* of any tier's tile */
+    MOST_SLID = 16,      /* pixels of a line that a tier slides over at once, */
+    LEAST_SLID = 12,     /* or the fewest */
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
 };
 
@@ -30,6 +33,9 @@ typedef struct {
     int32_t images, image; /* staged at once, and the first of them */
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
+    bool whole;   /* all of a panel set's weights are unpacked at once: its sums are complete tile by tile */
+    bool slid;    /* a tile's rows follow one another: the tier's `slide` multiplies them */
+    bool spread;  /* pixels are staged with zeros behind them, up to a group, and weights are realigned tap by tap */
     bool copied;    /* a chunk's rows are, flipped: single pixels */
     bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
@@ -38,6 +44,7 @@ typedef struct {
     size_t thread_bytes; /* of scratch, for every thread */
     /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
+    int32_t staged_lines; /* of a part */
     int32_t slice; /* lines of y of a depthwise layer whose input is staged at once */
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
@@ -56,8 +63,8 @@ static inline bool msq_is_one_piece(const msq_layer_spec *s) { return msq_is_poi
 /* Whether the pixels of a line of taps follow one another. */
 static inline bool msq_is_joined(const msq_layer_spec *s) { return s->dilation[1] == 1 && s->groups == 1; }
 
-/* Copy a line of a padded image: flipped, with its padding. */
-void msq_stage_line(const msq_work *w, int32_t image, int32_t line, uint8_t *to);
+/* Copy lines of a padded image: flipped, with their padding. */
+void msq_stage_lines(const msq_work *w, int32_t image, int32_t first, int32_t count, uint8_t *to);
 
 /* Where the receptive field of a pixel of y begins in the source. */
 const uint8_t *msq_field(const msq_work *w, int64_t image, int64_t y, int64_t x);
@@ -70,8 +77,11 @@ void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t
                 int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
- * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. */
+ * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. can_slide:
+ * whether the tier slides over a line of y; can_spread: whether it does where pixels are filled up to a group. */
 bool msq_can_realign(const msq_layer *layer);
+bool msq_can_slide(const msq_layer *layer);
+bool msq_can_spread(const msq_layer *layer);
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
 

@@ -4,10 +4,7 @@
 
 #include "layer.h"
 
-enum {
-    CHUNK_ROWS = 384, /* of p: they stay in the second cache */
-    MOST_ROWS = 32, /* of any tier's tile */
-};
+enum { CHUNK_ROWS = 384 /* of p: they stay in the second cache */ };
 
 /* One call. */
 typedef struct {

@@ -5,6 +5,8 @@
 
 enum {
     CHUNK_ROWS = 396,     /* rows whose sums are kept while a panel set's weights are unpacked part by part */
+    WHOLE_ROWS = 1056,    /* of a chunk whose sums need not be kept */
+    KEPT_SUMS = 1024,     /* that become codes together: they stay in the first cache until then */
     ROW_STEP = 12,        /* what chunks are a multiple of: whole tiles. Two of 396 are a map of 28 × 28 */
     FAR_BYTES = 1 << 15,  /* packed weights larger than this are fetched ahead of their use: other layers put them out */
 };
@@ -21,6 +23,17 @@ typedef struct {
 /* Groups that a line of taps takes where it begins one. */
 static int32_t line_groups(const msq_layer_spec *s) { return msq_ceil((int64_t)s->kernel[1] * s->inputs, GROUP); }
 
+bool msq_can_slide(const msq_layer *layer) {
+    const msq_layer_spec *s = &layer->spec;
+    return layer->tier->slide && s->outputs <= PANEL && msq_is_joined(s) && s->kernel[1] == 3 && s->stride[1] == 1 &&
+           s->kernel[0] * 3 * msq_ceil(s->inputs, GROUP) <= PART_BYTES / ATOM;
+}
+
+bool msq_can_spread(const msq_layer *layer) {
+    const msq_layer_spec *s = &layer->spec;
+    return msq_can_slide(layer) && s->inputs < GROUP && 3 * msq_ceil(s->inputs, GROUP) == line_groups(s);
+}
+
 bool msq_can_realign(const msq_layer *layer) {
     const msq_layer_spec *s = &layer->spec;
     return msq_is_joined(s) && s->kernel[0] <= MOST_RUNS &&
@@ -35,9 +48,11 @@ static size_t gathered_bytes(const msq_layer *layer) {
 /* Lay a thread's things out from `base`, and return the bytes of them. */
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->layer->spec.inputs;
+    const size_t outputs = w->fused ? TILE_OUTPUTS : (size_t)w->set_panels * PANEL;
+    const size_t sums = (w->slid ? 2 * MOST_SLID : rows) * outputs, kept = KEPT_SUMS + MOST_ROWS * outputs;
     const size_t sizes[] = {
-        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, rows * TILE_OUTPUTS * sizeof *own->sums,
-        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
+        sizeof *own->chunk, w->fused ? 0 : PART_BYTES, (w->whole && kept < sums ? kept : sums) * sizeof *own->sums,
+        w->slid ? 0 : rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
         w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -66,16 +81,18 @@ static lane lane_of(const msq_work *w, int32_t thread) {
 msq_status msq_plan_product(msq_work *w, int32_t threads) {
     const msq_layer *layer = w->layer;
     const int32_t groups = layer->spec.groups, size = layer->spec.outputs / groups;
-    w->set_panels = w->fused ? 1 : layer->tier->panels;
     /* A group's outputs may begin within a panel: as many as a group can touch. */
-    w->panel_sets = msq_ceil(groups == 1 ? msq_ceil(size, PANEL) : msq_ceil(size + PANEL - 1, PANEL), w->set_panels);
-    w->chunks = msq_ceil(w->rows, CHUNK_ROWS);
+    const int32_t panels = msq_ceil(groups == 1 ? size : size + PANEL - 1, PANEL);
+    w->set_panels = w->fused ? 1 : panels < layer->tier->panels ? panels : layer->tier->panels;
+    w->panel_sets = msq_ceil(panels, w->set_panels);
+    w->whole = w->realigned || layer->row_groups <= PART_BYTES / (ATOM * w->set_panels);
+    w->chunks = msq_ceil(w->rows, w->whole && !w->gathered ? WHOLE_ROWS : CHUNK_ROWS);
     /* More chunks where threads would not end together. */
     const int64_t parts = (int64_t)groups * w->panel_sets * w->chunks;
     if (parts > INT32_MAX / 2)
         return msq_fail(MSQ_INVALID, "%lld pixels in %d groups are too many for one call", (long long)w->rows, groups);
     if (!w->fused && parts % threads && parts < 4 * threads) w->chunks = msq_ceil(w->chunks, threads) * threads;
-    w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), ROW_STEP);
+    w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), w->slid ? w->width : ROW_STEP);
     if (w->chunk_rows > w->rows) w->chunk_rows = (int32_t)w->rows;
     w->chunks = msq_ceil(w->rows, w->chunk_rows);
     lane own;
@@ -86,16 +103,22 @@ msq_status msq_plan_product(msq_work *w, int32_t threads) {
 /* Where the fields of consecutive rows begin, `offset` bytes into their pixels. */
 static void fields(const msq_work *w, size_t offset, int64_t row, int32_t count, const uint8_t **x) {
     const msq_layer_spec *s = &w->layer->spec;
-    const int64_t line = row / w->width;
-    int64_t image = line / w->height, up = line % w->height, along = row % w->width;
+    const int32_t width = w->width;
+    const int64_t line = row / width;
+    const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
+    const ptrdiff_t down = (ptrdiff_t)s->stride[0] * w->padded_width * w->padded_channels;
+    int64_t image = line / w->height, up = line % w->height, along = row % width;
+    const uint8_t *from = msq_field(w, image, up, along) + offset;
     while (count > 0) {
-        const uint8_t *from = msq_field(w, image, up, along) + offset;
-        const size_t step = (size_t)s->stride[1] * (size_t)w->padded_channels;
-        for (; along < w->width && count > 0; along++, count--, from += step) *x++ = from;
+        const int32_t now = width - along < count ? (int32_t)(width - along) : count;
+        for (int32_t i = 0; i < now; i++) x[i] = from + (size_t)i * step;
+        x += now;
+        count -= now;
+        from += down - (ptrdiff_t)along * (ptrdiff_t)step;
         along = 0;
         if (++up < w->height) continue;
         up = 0;
-        image++;
+        from = msq_field(w, ++image, 0, 0) + offset;
     }
 }
 
@@ -129,10 +152,22 @@ static void copy_rows(const msq_work *w, const lane *own, int32_t count) {
     const size_t inputs = (size_t)s->inputs;
     const bool is_one_piece = msq_is_one_piece(s);
     if (is_one_piece) w->layer->tier->copy(own->x[0], (size_t)count * inputs, own->gathered);
+    const uint64_t flip = w->layer->tier->flip * 0x0101010101010101u;
     for (int32_t row = 0; row < count; row++) {
         uint8_t *to = own->gathered + (size_t)row * inputs;
-        if (!is_one_piece) w->layer->tier->copy(own->x[row], inputs, to);
+        const uint8_t *from = own->x[row];
         own->x[row] = to;
+        if (is_one_piece) continue;
+        if (inputs >= ATOM) {
+            w->layer->tier->copy(from, inputs, to);
+            continue;
+        }
+        for (size_t i = 0; i < inputs; i += 8) {
+            uint64_t eight;
+            memcpy(&eight, from + i, sizeof eight);
+            eight ^= flip;
+            memcpy(to + i, &eight, sizeof eight);
+        }
     }
 }
 
@@ -220,15 +255,15 @@ static void fetch(ahead *a, size_t lines) {
     }
 }
 
-/* Unpack a panel so that every line of taps begins a group. Where a line ends within one, weights are 0. */
+/* Unpack a panel so that every line of taps, or every tap, begins a group. Where it ends within one, weights are 0. */
 static void realign(const msq_work *w, const lane *own, size_t first, int8_t *weights, size_t stride) {
     const msq_layer_spec *s = &w->layer->spec;
     w->layer->tier->unpack(&w->layer->grid, s->packed, first, w->layer->row_groups, own->flat, ATOM);
-    const int32_t line = s->kernel[1] * s->inputs;
-    for (int32_t y = 0; y < s->kernel[0]; y++) {
-        for (int32_t at = 0; at < line; at += GROUP, weights += stride) {
-            const int32_t k = y * line + at, shift = k % GROUP * 8;
-            const uint32_t kept = line - at < GROUP ? (1u << (line - at) * 8) - 1 : UINT32_MAX;
+    const int32_t piece = w->spread ? s->inputs : s->kernel[1] * s->inputs, all = s->inputs * w->layer->taps;
+    for (int32_t begin = 0; begin < all; begin += piece) {
+        for (int32_t at = 0; at < piece; at += GROUP, weights += stride) {
+            const int32_t k = begin + at, shift = k % GROUP * 8;
+            const uint32_t kept = piece - at < GROUP ? (1u << (piece - at) * 8) - 1 : UINT32_MAX;
             const int8_t *from = own->flat + k / GROUP * ATOM;
             for (int n = 0; n < PANEL; n++) {
                 uint32_t low, high;
@@ -252,6 +287,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
     const msq_layer *layer = w->layer;
     const msq_tier *tier = layer->tier;
     const int32_t panels = o->panels, most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
+    const int32_t width = panels * PANEL;
     const size_t row_groups = (size_t)layer->row_groups, first = (size_t)o->panel * row_groups;
     msq_epilogue e = msq_epilogue_of(w, o->output);
     msq_run runs[MOST_RUNS];
@@ -269,14 +305,15 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         ahead a = ahead_of(layer, first + (last ? (size_t)panels * row_groups : (size_t)(before + groups)),
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
-        for (int32_t row = 0, rows; row < all; row += rows) {
+        for (int32_t row = 0, rows, finished = 0; row < all; row += rows) {
             rows = rows_now(all - row, most);
             fetch(&a, lines);
-            /* Of a whole row's inputs at once, sums need not be kept: they stay in the first cache. */
-            int32_t *const sums = own->sums + (last && before == 0 ? 0 : row) * panels * PANEL;
+            int32_t *const kept = own->sums + (w->whole ? 0 : finished) * width, *const sums = kept + (row - finished) * width;
             tier->tile(&layer->grid, rows, panels, own->x + row, runs, count, own->weights, before > 0, sums);
-            if (last)
-                msq_finish(w, &e, sums + o->skip, panels * PANEL, first_row + row, rows, o->output, o->count);
+            const int32_t unfinished = row + rows - finished;
+            if (!last || (row + rows < all && unfinished * width < KEPT_SUMS)) continue;
+            msq_finish(w, &e, kept + o->skip, width, first_row + finished, unfinished, o->output, o->count);
+            finished = row + rows;
         }
     }
 }
@@ -298,6 +335,54 @@ static void multiply_fused(const msq_work *w, const lane *own, const outputs_of 
     }
 }
 
+/* The same of whole lines of y by the only panel, whose weights are three taps wide. */
+static void multiply_slid(const msq_work *w, const lane *own, int64_t first_row, int32_t all) {
+    const msq_layer *layer = w->layer;
+    const msq_tier *tier = layer->tier;
+    const msq_layer_spec *s = &layer->spec;
+    const ptrdiff_t pixel = w->padded_channels;
+    const msq_slide slide = {
+        .lines = s->kernel[0],
+        .groups = w->padded_channels / GROUP,
+        .down = (ptrdiff_t)s->dilation[0] * w->padded_width * pixel,
+        .pixel = pixel,
+    };
+    const int32_t most = tier->rows[0];
+    const size_t y = (size_t)w->image * (size_t)w->height * (size_t)w->width;
+    const bool is_whole = w->call->y && s->outputs == PANEL; /* sums may wait: they become codes during the next tile */
+    msq_epilogue e = msq_epilogue_of(w, 0);
+    msq_unfinished then = {0};
+    int32_t *sums = own->sums;
+    if (w->realigned)
+        realign(w, own, 0, own->weights, ATOM);
+    else
+        tier->unpack(&layer->grid, s->packed, 0, layer->row_groups, own->weights, ATOM);
+    for (int64_t row = first_row; row < first_row + all;) {
+        const int64_t line = row / w->width;
+        const uint8_t *x = msq_field(w, line / w->height, line % w->height, 0);
+        for (int32_t left = w->width, rows; left > 0; left -= rows, row += rows, x += rows * pixel) {
+            rows = left >= MOST_SLID ? MOST_SLID : left >= LEAST_SLID ? LEAST_SLID : left < most ? left : most;
+            if (rows >= LEAST_SLID) {
+                tier->slide(rows, &slide, x, own->weights, sums, &e, &then);
+                then.rows = 0;
+            } else {
+                const uint8_t *each[LEAST_SLID];
+                for (int32_t r = 0; r < rows; r++) each[r] = x + r * pixel;
+                tier->tile(&layer->grid, rows, 1, each, w->runs, w->run_count, own->weights, false, sums);
+            }
+            if (rows < LEAST_SLID || !is_whole) {
+                msq_finish(w, &e, sums, PANEL, row, rows, 0, s->outputs);
+                continue;
+            }
+            const size_t at = (y + (size_t)row) * PANEL;
+            then = (msq_unfinished){rows, sums, w->call->residual ? w->call->residual->values + at : NULL, w->call->y + at};
+            sums = sums == own->sums ? own->sums + MOST_SLID * PANEL : own->sums;
+        }
+    }
+    e.values = then.values;
+    tier->requantize(then.sums, PANEL, then.rows, PANEL, &e, then.y, PANEL);
+}
+
 /* Part: a set of panels over a chunk of rows of a group. Sets come first, so that a thread's rows stay. */
 static void multiply_part(void *context, int32_t part, int32_t thread) {
     const msq_work *w = context;
@@ -310,6 +395,10 @@ static void multiply_part(void *context, int32_t part, int32_t thread) {
     const int32_t rows = w->rows - row < w->chunk_rows ? (int32_t)(w->rows - row) : w->chunk_rows;
     if (left <= 0 || rows <= 0) return;
     const lane own = lane_of(w, thread);
+    if (w->slid) {
+        multiply_slid(w, &own, row, rows);
+        return;
+    }
     lay_rows(w, &own, group, chunk, rows);
     const outputs_of o = outputs_in(w, group, first, left < w->set_panels ? left : w->set_panels);
     (w->fused ? multiply_fused : multiply)(w, &own, &o, row, rows);

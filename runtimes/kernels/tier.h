@@ -52,6 +52,12 @@ static inline size_t msq_window_weights(const msq_window *w) {
     return (size_t)w->width * (size_t)((w->height + 3) / 4 * 4) * (size_t)w->channels;
 }
 
+/* Rows each of which begins a pixel behind the last: lines of three taps of whole groups, `down` bytes apart. */
+typedef struct {
+    int32_t lines, groups; /* of a tap */
+    ptrdiff_t down, pixel;
+} msq_slide;
+
 /* Constants of the outputs of one panel set, padded to whole panels. */
 typedef struct {
     const int32_t *bias; /* what the sums lack: bias − Σw · (input_zero + flip) */
@@ -63,6 +69,14 @@ typedef struct {
     float ratio, residual_ratio;
     int32_t residual_zero, sum_zero, sum_low, sum_high;
 } msq_epilogue;
+
+/* Rows of 16 sums that are to become codes: a multiple of 4, or none. */
+typedef struct {
+    int32_t rows;
+    const int32_t *sums;
+    const int8_t *values; /* of the residual addition, or NULL */
+    int8_t *y;
+} msq_unfinished;
 
 typedef struct msq_tier {
     const char *name;
@@ -89,6 +103,11 @@ typedef struct msq_tier {
      * unpacked panels, interleaved group by group. */
     void (*tile)(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
+
+    /* The same of one panel for 16 or 12 rows that are neighbours, and meanwhile the requantization of others. NULL where
+     * `tile` is as good. */
+    void (*slide)(int32_t rows, const msq_slide *s, const uint8_t *x, const int8_t *weights, int32_t *sums,
+                  const msq_epilogue *epilogue, const msq_unfinished *then);
 
     /* The same for the blocks of one panel as they are packed, and rows of blocks · 32 flipped bytes each, which are 0
      * where a block holds other panels' groups; 1, 2 or 4 rows. */
@@ -127,6 +146,9 @@ extern const msq_tier msq_neon, msq_dotprod, msq_i8mm;
 static inline bool msq_is_ratio(float ratio) { return ratio >= 0 && ratio <= 0x1p100f; }
 
 static inline bool msq_is_code(int32_t value) { return value >= -128 && value <= 127; }
+
+/* The first element that is not a number, or count. */
+size_t msq_first_nan(const float *values, size_t count);
 
 /* The tier in use; NULL, with the reason in msq_error(), where the one asked for cannot be had. */
 const msq_tier *msq_current_tier(void);

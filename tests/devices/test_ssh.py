@@ -187,11 +187,12 @@ def test_a_measurement_whose_link_is_cut_again_and_again_has_every_answer(
         if next(cuts, False):
             cable.cut()
 
-    _, golden, predicted = dispatch(agent, pictures[:40], 1, cut)
+    (_, golden), predicted = dispatch(agent, agent.golden, pictures[:40], 1, cut)
     assert not golden.max_lsb_to_oracle
     with closing(transports.transport("local")) as here:
         here.prepare(profile("local"), None)
-        expected = dispatch(NativeAgent(here, native), pictures[:40], 1, lambda count: None)[2]
+        local = NativeAgent(here, native)
+        expected = dispatch(local, local.golden, pictures[:40], 1, lambda count: None)[1]
     assert predicted == expected
 
 

@@ -54,17 +54,16 @@ def main(
 ) -> None:
     """Fuzz every target for its share of the time, and show what came of it; exit with 1 where there are findings."""
     tools = toolchain()
-    programs = build(tools, out / "program", "-DMSQ_FUZZ=ON")
+    programs = build(tools, out / "program")
     for target, name, content in seeds():
         path = out / "seeds" / target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     figures = {}
     for target, share in SHARES.items():
-        with _messages.status(f"{target}: {share * seconds:.0f} s …"):
-            figures[target] = fuzz(
-                programs / f"fuzz-{target}", target, max(1, round(share * seconds)), jobs, tools, out
-            )
+        limit = max(1, round(share * seconds))
+        with _messages.status(f"{target}: {limit} s …"):
+            figures[target] = fuzz(programs / f"fuzz-{target}", target, limit, jobs, tools, out)
     _print(figures)
     if coverage:
         _print_coverage(tools, out)
@@ -74,8 +73,9 @@ def main(
 def build(tools: Path, folder: Path, *options: str) -> Path:
     """Compile the targets with their sanitizers, and return the folder that they lie in. Raises DeviceError."""
     cmake, ninja = (Path(sys.executable).with_name(tool) for tool in ("cmake", "ninja"))
-    configure = [cmake, "-S", ROOT / "runtimes" / "kernels", "-B", folder, "-G", "Ninja", "-DMSQ_SANITIZE=ON"]
-    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_C_COMPILER={tools / 'bin' / 'clang'}", *options]
+    configure = [cmake, "-S", ROOT / "runtimes" / "kernels", "-B", folder, "-G", "Ninja"]
+    configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DCMAKE_C_COMPILER={tools / 'bin' / 'clang'}"]
+    configure += ["-DMSQ_SANITIZE=ON", "-DMSQ_FUZZ=ON", *options]
     targets = [f"fuzz-{target}" for target in SHARES]
     with _messages.status("building …"):
         for command in (configure, [cmake, "--build", folder, "--target", *targets]):
@@ -84,10 +84,14 @@ def build(tools: Path, folder: Path, *options: str) -> Path:
 
 
 def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: Path) -> Figures:
-    """Run a target in some processes, which share what they learn, until time is over or each has found a fault."""
-    found, learnt, logs = out / "findings", out / "corpus" / target, out / "logs"
-    inputs = [learnt, out / "seeds" / target, CORPUS / target]
-    for folder in (found, logs, *inputs[:2]):
+    """Run a target in some processes, which share what they learn, until time is over or each has found a fault.
+
+    Raises:
+        DeviceError: a process ended before, and left no input that shows why.
+    """
+    found, logs = out / "findings", out / "logs"
+    learnt, seeded, kept = _inputs(target, out)
+    for folder in (found, logs, learnt, seeded):
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.glob(f"{target}-*"))
     options = {
@@ -99,21 +103,29 @@ def fuzz(program: Path, target: str, seconds: int, jobs: int, tools: Path, out: 
         "artifact_prefix": f"{found}/{target}-",
         "print_final_stats": 1,
     }
-    command = [program, *(f"-{name}={value}" for name, value in options.items()), *filter(Path.is_dir, inputs)]
+    command = [program, *(f"-{name}={value}" for name, value in options.items()), learnt, seeded, kept]
     used = _cpu_seconds()
     streams = [(logs / f"{target}-{job}.log").open("w", encoding="utf-8") for job in range(jobs)]
     running = [subprocess.Popen(command, env=_environment(tools), stderr=stream) for stream in streams]
     for process, stream in zip(running, streams, strict=True):
         process.wait()
         stream.close()
+    findings = sorted(set(found.glob(f"{target}-*")) - before)
+    if any(process.returncode for process in running) and not findings:
+        raise DeviceError(f"fuzz-{target} ended before its time", hint=f"{logs} has what it said")
     texts = [Path(stream.name).read_text(encoding="utf-8", errors="replace") for stream in streams]
     return Figures(
         seconds=_cpu_seconds() - used,
         executions=sum(_last(r"^stat::number_of_executed_units: +(\d+)", text) for text in texts),
         edges=max(_last(r"^#\d+.* cov: (\d+)", text) for text in texts),
         kept=len(list(learnt.iterdir())),
-        findings=sorted(set(found.glob(f"{target}-*")) - before),
+        findings=findings,
     )
+
+
+def _inputs(target: str, out: Path) -> tuple[Path, Path, Path]:
+    """Return the folders that a target begins with; it writes to the first."""
+    return out / "corpus" / target, out / "seeds" / target, CORPUS / target
 
 
 def _environment(tools: Path) -> dict[str, str]:
@@ -152,11 +164,8 @@ def _print_coverage(tools: Path, out: Path) -> None:
     profiles = out / "profiles"
     shutil.rmtree(profiles, ignore_errors=True)
     for target in SHARES:
-        folders = [out / "corpus" / target, out / "seeds" / target, CORPUS / target]
-        files = [file for folder in folders for file in sorted(folder.glob("*"))]
         environment = _environment(tools) | {"LLVM_PROFILE_FILE": str(profiles / f"{target}.profraw")}
-        command = [programs / f"fuzz-{target}", *files]
-        _said(command, environment)
+        _said([programs / f"fuzz-{target}", "-runs=0", *_inputs(target, out)], environment)
     merged = profiles / "all.profdata"
     _said([tools / "bin/llvm-profdata", "merge", *profiles.glob("*.profraw"), "-o", merged])
     first, *others = (programs / f"fuzz-{target}" for target in SHARES)

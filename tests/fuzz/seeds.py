@@ -99,6 +99,7 @@ def _layers() -> Iterator[tuple[str, bytes]]:
         "strided": (8, 6, 1, 0, 1, 1, 2, 2, 1, 1, *(0,) * 4, 1, 5, 5),
         "first": (16, 3, 1, 0, 3, 3, 2, 2, 1, 1, *(1,) * 4, 1, 7, 8),
         "grouped": (24, 5, 3, 0, 3, 2, 1, 1, 1, 2, 1, 0, 1, 2, 3, 6, 5),
+        "broad": (100, 1, 100, 1, 3, 3, 1, 1, 1, 1, *(1,) * 4, 1, 4, 5),
         "depthwise": (9, 1, 9, 1, 3, 3, 1, 1, 1, 1, *(1,) * 4, 1, 5, 6),
     }
     filling = np.random.default_rng(0).normal(0, 1e-2, 24).astype(np.float32).tobytes()

@@ -73,7 +73,7 @@ def layers(draw):
             x,
             zeros[2],
         )
-    kind = draw(st.sampled_from(["dense", "dense", "grouped", "depthwise"]))
+    kind = draw(st.sampled_from(["dense", "dense", "narrow", "grouped", "depthwise"]))
     kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (5, 2), (7, 7)]))
     if kind == "depthwise":
         groups, inputs, outputs = (n := draw(st.integers(1, 70))), 1, n
@@ -85,8 +85,13 @@ def layers(draw):
         outputs = draw(st.integers(1, 140))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2)]))
+    if kind == "narrow":  # few outputs of lines that a tier may slide over, or whose codes are made together
+        kernel, outputs = draw(st.sampled_from([(1, 3), (3, 3), (3, 3)])), draw(st.sampled_from([5, 16, 16, 32]))
+        stride, dilation = (stride[0], 1), (dilation[0], 1)
     padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 2, 1)]))
     sizes = [(kernel[i] - 1) * dilation[i] + 1 + draw(st.integers(0, 9)) for i in (0, 1)]
+    if kind == "narrow":
+        sizes[1] += draw(st.integers(0, 40))
     batch = draw(st.integers(1, 4))
     weight = made_weight(rng, (outputs, *kernel, inputs), bits, doubled, kind == "depthwise")
     node = Conv2d("layer", ("x",), "y", "", weight, bias_of(outputs), stride, padding, dilation, groups, (low, high))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from devices import transport as transports
-from devices.observe import observe
+from devices.board_info import board_info
 from devices.profile import profile
 from devices.transport import Transport
 
@@ -37,7 +37,7 @@ def write(root: Path, name: str, text: str) -> None:
 
 
 def said(here: Transport, root: Path) -> dict[str, str]:
-    return observe(here, python=False, root=str(root))
+    return board_info(here, python=False, root=str(root))
 
 
 def test_memory_governor_clock_and_temperatures_are_told(here: Transport, root: Path):
@@ -81,7 +81,7 @@ def test_what_a_board_does_not_tell_is_left_out(here: Transport, root: Path):
 
 
 def test_what_is_installed_is_told_with_its_release(here: Transport):
-    found = observe(here, python=True)
+    found = board_info(here, python=True)
     assert found["python"] == sys.version.split()[0]
     assert f"numpy {np.__version__}" in found["installed"].split(", ")
     assert "execution providers" not in found
@@ -94,6 +94,6 @@ def test_a_build_for_gpus_is_asked_which_providers_it_has(here: Transport, tmp_p
     providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     write(site, "onnxruntime/__init__.py", f"def get_available_providers(): return {providers}")
     monkeypatch.setenv("PYTHONPATH", str(site))
-    found = observe(here, python=True)
+    found = board_info(here, python=True)
     assert "onnxruntime-gpu 1.0" in found["installed"].split(", ")
     assert found["execution providers"] == ", ".join(providers)
