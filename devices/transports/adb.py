@@ -20,6 +20,9 @@ from msq.errors import DeviceError, UsageError
 PATIENCE = 15.0
 """Seconds for each step of connecting."""
 
+KEEP_ALIVE = 10.0
+"""Seconds after which the phone is tried again, for as long as the link is open."""
+
 # Packets of the shell service, version 2: kind, length, data.
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _HEADER = struct.Struct("<BI")
@@ -76,6 +79,7 @@ class AdbLink:
         self.name, self._address = name, address
         self._programs: list[AdbConnection] = []
         self._connected = False
+        self._closed = threading.Event()
 
     def open(self) -> None:
         """Connect, dropping an older connection."""
@@ -104,15 +108,13 @@ class AdbLink:
                 f"{self.name}: no link: adb says it is {state or 'not connected'}; connected are: {others}",
                 hint="is the phone on, and USB debugging allowed? try `adb devices`",
             )
-        self._device = client.device(self._address)
+        self._device, self._closed = client.device(self._address), threading.Event()
+        threading.Thread(target=self._watch, args=(self._device, self._closed), daemon=True).start()
 
     def start(self, script: str) -> AdbProgram:
         """Start a script of its shell."""
         try:
-            connection = self._device.open_transport(timeout=PATIENCE)
-            service = f"shell,v2,raw:{script}".encode()
-            connection.conn.sendall(b"%04x" % len(service) + service)
-            connection.check_okay()
+            connection = _opened(self._device, f"shell,v2,raw:{script}")
             # What a program says it may say late.
             connection.conn.settimeout(None)
         except (OSError, EOFError, adbutils.AdbError) as error:
@@ -124,13 +126,35 @@ class AdbLink:
 
     def close(self) -> None:
         """Disconnect."""
-        for program in self._programs:
-            with suppress(OSError, adbutils.AdbError):  # it ended by itself
-                program.conn.shutdown(socket.SHUT_RDWR)
+        self._closed.set()
+        self._drop()
         if self._connected:
             with suppress(OSError, EOFError, adbutils.AdbError):  # the server is gone, and the connection with it
                 adbutils.AdbClient(socket_timeout=PATIENCE).disconnect(self._address)
             self._connected = False
+
+    def _drop(self) -> None:
+        for program in self._programs:
+            with suppress(OSError, adbutils.AdbError):  # it ended by itself
+                program.conn.shutdown(socket.SHUT_RDWR)
+
+    def _watch(self, device: adbutils.AdbDevice, closed: threading.Event) -> None:
+        """Break the link where the phone is gone: who waits for its answer would not learn of it."""
+        while not closed.wait(KEEP_ALIVE):
+            try:
+                # The cheapest of its services.
+                _opened(device, "sync:").close()
+            except (OSError, EOFError, adbutils.AdbError):
+                if not closed.is_set():
+                    self._drop()
+                return
+
+
+def _opened(device: adbutils.AdbDevice, service: str) -> AdbConnection:
+    connection, name = device.open_transport(timeout=PATIENCE), service.encode()
+    connection.conn.sendall(b"%04x" % len(name) + name)
+    connection.check_okay()
+    return connection
 
 
 class Adb(Board):

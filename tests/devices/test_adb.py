@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cable import Cable, listening
 
+from devices.transports import adb
 from devices.transports.adb import Adb
 from devices.transports.vm import Vm
 from msq.errors import DeviceError
@@ -81,16 +82,17 @@ def test_an_upload_survives_a_link_that_is_cut(phone, noise: Path):
         assert noise.with_name("back").read_bytes() == noise.read_bytes()
 
 
-def test_an_upload_survives_a_restart_of_the_phone(phone, noise: Path):
-    device = phone.prepared()
-    boot = device._inside._shell.boot
-    begun = "until ls /data/local/tmp/msq/files/*.part; do sleep 0.02; done; busybox reboot -f"
-    device.run(["sh", "-c", f"({begun}) >/dev/null 2>&1 </dev/null &"], 60)
-    device.put([noise], PurePosixPath())
-    device.get(PurePosixPath("noise.bin"), noise.with_name("back"))
-    assert noise.with_name("back").read_bytes() == noise.read_bytes()
-    assert device._inside._shell.boot != boot
-    device.close()
+def test_an_upload_survives_a_restart_of_the_phone(phone, noise: Path, monkeypatch):
+    monkeypatch.setattr(adb, "KEEP_ALIVE", 1.0)
+    phone.prepared().close()
+    with closing(phone.prepared()) as device:
+        boot = device._inside._shell.boot
+        begun = "until ls /data/local/tmp/msq/files/*.part; do sleep 0.02; done; busybox reboot -f"
+        device.run(["sh", "-c", f"({begun}) >/dev/null 2>&1 </dev/null &"], 60)
+        device.put([noise], PurePosixPath())
+        device.get(PurePosixPath("noise.bin"), noise.with_name("back"))
+        assert noise.with_name("back").read_bytes() == noise.read_bytes()
+        assert device._inside._shell.boot != boot
 
 
 def test_a_second_client_is_told_who_has_the_phone(phone, device: Vm):
