@@ -13,6 +13,7 @@ KIND: dict[Engine, Kind] = {
     "board": Kind.MEASURED_BOARD,
     "host": Kind.MEASURED_HOST,
     "qemu-user": Kind.EMULATED,
+    "qemu-system": Kind.EMULATED,
 }
 """What is observed where a device's programs run on this."""
 

@@ -9,6 +9,9 @@ from msq.provenance import Figure
 RuntimeMode = Literal["stock", "hook", "native", "oracle"]
 """Whose code computed; runtimes.Adapter says what each is."""
 
+Engine = Literal["board", "host", "qemu-user", "qemu-system"]
+"""What ran the code: real silicon, or QEMU's processor under this machine's kernel, or with a kernel of its own."""
+
 
 class Device(Strict):
     """What ran the model. facts are profile data (of the board that is meant), never observations."""
@@ -16,9 +19,14 @@ class Device(Strict):
     name: str
     title: str
     transport: str
-    engine: Literal["board", "host", "qemu-user"]
+    engine: Engine
     cpu: str
     facts: dict[str, str]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its times say nothing of a board."""
+        return self.engine in ("qemu-user", "qemu-system")
 
 
 class Environment(Strict):

@@ -22,7 +22,7 @@ def absences(measurement: Measurement) -> list[Absence]:
 def _speed(measurement: Measurement) -> list[Absence]:
     device = measurement.device
     missing = []
-    if device.engine == "qemu-user":
+    if device.emulated:
         why = "The processor is emulated: it gives the board's answers, in a time that says nothing of the board's."
         missing.append(Absence("Latency and throughput", why))
     elif not measurement.latency_seconds:

@@ -16,8 +16,9 @@ TITLES = {
 
 def observed(device: Device) -> Kind:
     """Return the provenance of what the device did."""
-    kinds = {"board": Kind.MEASURED_BOARD, "host": Kind.MEASURED_HOST, "qemu-user": Kind.EMULATED}
-    return kinds[device.engine]
+    if device.emulated:
+        return Kind.EMULATED
+    return Kind.MEASURED_BOARD if device.engine == "board" else Kind.MEASURED_HOST
 
 
 def test_set_accuracy(manifest: Manifest, what: str) -> Figure | None:
@@ -76,7 +77,7 @@ def recorded(measurement: Measurement) -> dict[str, Figure]:
     return {
         name: figure
         for name, figure in measurement.figures.items()
-        if measurement.device.engine != "qemu-user" or figure.unit != "seconds"
+        if not measurement.device.emulated or figure.unit != "seconds"
     }
 
 
