@@ -222,7 +222,7 @@ def test_an_agent_that_dies_hangs_or_babbles_is_a_device_error_with_its_last_wor
 
 
 def test_no_room_for_what_an_agent_writes_is_said_as_such(plain: Path, tmp_path: Path):
-    (tmp_path / "agent.py").write_text("open('/dev/full', 'w').write('answer')")
+    (tmp_path / "agent.py").write_text("import pathlib; pathlib.Path('/dev/full').write_text('answer')")
     with on("local", plain, "reference") as agent, pytest.raises(StorageError, match="no space left on the device"):
         agent.transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
         agent.golden()
