@@ -26,7 +26,9 @@ def found(paths):
         for entry in os.listdir(path) if os.path.isdir(path) else ():
             if entry.endswith((".dist-info", ".egg-info")):
                 name, _, release = entry[:-10].partition("-")
-                names.setdefault(name.replace("-", "_").replace(".", "_").lower(), release.split("-")[0])
+                # A build for GPUs is that distribution too.
+                name = name.replace("-", "_").replace(".", "_").lower().removesuffix("_gpu")
+                names.setdefault(name, release.split("-")[0])
     return {name: names[name] for name in sys.argv[2:] if name in names}
 print({"version": version, "bits": 64 if sys.maxsize > 2**32 else 32, "libc": libc, "machine": os.uname().machine,
     "site": site, "own": found(sys.path), "private": found([site, *sys.path])})

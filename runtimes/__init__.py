@@ -53,6 +53,15 @@ class Planned(Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A session that runs on whichever processor a device has of several."""
+
+    def providers(self) -> Sequence[str]:
+        """Return what runs the model, the first one preferred, as its runtime names it."""
+        ...
+
+
 class Adapter(Protocol):
     """What a module of this package offers."""
 

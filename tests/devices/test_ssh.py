@@ -354,3 +354,13 @@ def test_a_python_that_lacks_a_package_gets_it_in_a_private_folder(sshd: Sshd, t
             assert device.run(["python3", "-c", "import absent; print(absent.VALUE)"], 60).stdout == "42\n"
         # It is there from now on.
         wheel.unlink(missing_ok=True)
+
+
+def test_a_build_for_gpus_of_the_same_release_is_used_as_it_is(sshd: Sshd, tmp_path: Path, monkeypatch):
+    (tmp_path / "absent_gpu-1.0.dist-info").mkdir()
+    (tmp_path / "absent.py").write_text("VALUE = 'of the board'\n")
+    monkeypatch.setitem(sshd.environment, "PYTHONPATH", str(tmp_path))
+    with closing(Ssh(sshd.config)) as device:
+        device.prepare(board("ssh"), ["absent==1.0"])
+        said = device.run(["python3", "-c", "import absent; print(absent.VALUE)"], 60).stdout
+    assert said == "of the board\n"

@@ -172,7 +172,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are(residual_checkpoint: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-file, onnxruntime-stock, reference"):
+    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-file, onnxruntime-gpu, onnxruntime-stock"):
         export(residual_checkpoint, tmp_path / "bundle", "onnxruntim")
 
 
