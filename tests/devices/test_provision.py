@@ -161,6 +161,7 @@ def test_a_wheel_that_does_not_exist_is_named_with_the_folder_to_put_it(cache: P
 
 
 def test_wheels_without_a_version_are_pinned_to_this_machines():
-    assert wheels.pinned(["onnxruntime==1.2.3", "pytest"])[1:] == ["onnxruntime==1.2.3", f"pytest=={pytest.__version__}"]
+    found = wheels.pinned(["onnxruntime==1.2.3", "pytest"])
+    assert found[1:] == ["onnxruntime==1.2.3", f"pytest=={pytest.__version__}"]
     with pytest.raises(DeviceError, match="no-such-distribution is not installed"):
         wheels.pinned(["no-such-distribution"])
