@@ -4,10 +4,21 @@ from typing import Literal
 
 from msq.artefact import Artefact, Strict
 from msq.bundle import Manifest
-from msq.provenance import Figure
+from msq.provenance import Figure, Kind
 
 RuntimeMode = Literal["stock", "hook", "native", "oracle"]
 """Whose code computed; runtimes.Adapter says what each is."""
+
+
+Engine = Literal["board", "host", "qemu-user"]
+"""What ran the code: real silicon, this machine, or QEMU's processor."""
+
+OBSERVED: dict[Engine, Kind] = {
+    "board": Kind.MEASURED_BOARD,
+    "host": Kind.MEASURED_HOST,
+    "qemu-user": Kind.EMULATED,
+}
+"""The kind of what is observed where a device's programs run on this."""
 
 
 class Device(Strict):
@@ -16,7 +27,7 @@ class Device(Strict):
     name: str
     title: str
     transport: str
-    engine: Literal["board", "host", "qemu-user"]
+    engine: Engine
     cpu: str
     facts: dict[str, str]
 

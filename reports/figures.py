@@ -1,7 +1,7 @@
 """The figures of a report: what a measurement holds and what follows exactly from it, each with its provenance."""
 
 from msq.bundle import Manifest
-from msq.measurement import Device, Measurement, Prediction
+from msq.measurement import OBSERVED, Device, Measurement, Prediction
 from msq.provenance import Figure, Kind, proportion
 
 LATENCY = "latency_"
@@ -16,8 +16,7 @@ TITLES = {
 
 def observed(device: Device) -> Kind:
     """Return the provenance of what the device did."""
-    kinds = {"board": Kind.MEASURED_BOARD, "host": Kind.MEASURED_HOST, "qemu-user": Kind.EMULATED}
-    return kinds[device.engine]
+    return OBSERVED[device.engine]
 
 
 def test_set_accuracy(manifest: Manifest, what: str) -> Figure | None:
