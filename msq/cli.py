@@ -16,7 +16,7 @@ from msq.bundle import Arena
 from msq.bundle_cli import bundle_app
 from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError, UsageError
-from msq.measurement import Observation
+from msq.measurement import Measured
 from msq.recipe import RecipeFile
 from msq.report_cli import report
 from msq.store_cli import StorePath, history, store_app
@@ -146,7 +146,7 @@ def measure(
 
     if (bundle is None) == (model is None):
         raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
-    found: Observation
+    found: Measured
     if model is not None:
         found = measure_file(
             model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
@@ -154,10 +154,10 @@ def measure(
         messages.print(file_table(found), width=max(100, messages.width))
     elif bundle is not None and evaluation is not None:
         found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
-        with Store(store) as opened:
-            opened.add(found)
     else:
         raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
+    with Store(store) as opened:
+        opened.add(found)
     if as_json_:
         print_json(found)
 

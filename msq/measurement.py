@@ -1,5 +1,7 @@
 """The measurement: what a device run found, with every raw sample and the provenance of every figure."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from msq.artefact import Artefact, Strict
@@ -115,6 +117,11 @@ class Measurement(Observation):
     manifest_sha256: str
     parity: TensorParity
 
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.manifest.name
+
 
 class FileMeasurement(Observation):
     """A device's answers for one model file of any origin, which nobody but its own runtime can check."""
@@ -127,3 +134,16 @@ class FileMeasurement(Observation):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """As in msq.checkpoint.InputSpec."""
+
+
+Measured = Measurement | FileMeasurement
+
+
+def read(path: Path) -> Measured:
+    """Read a measurement, of a bundle or of a model file, whichever the file holds. Raises BundleError."""
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        keys = {}
+    of_file = isinstance(keys, dict) and "sha256" in keys and "manifest" not in keys
+    return FileMeasurement.read(path) if of_file else Measurement.read(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from msq.artefact import Artefact, Strict
-from msq.measurement import Measurement
+from msq.measurement import Measured, Measurement
 from msq.provenance import MEANING, Figure, Kind
 from msq.recipe import Gates
 from reports import gates, sides, significance
@@ -95,19 +95,14 @@ def compare(names: Sequence[str], store: Path, limits: Gates | None = None) -> C
     )
 
 
-def changes(old: Measurement, new: Measurement) -> tuple[list[Change], list[Apart]]:
+def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Apart]]:
     """Return how the figures of two measurements differ, and those that cannot be compared."""
     return _changes([old], [new])
 
 
-def _pair(
-    what: str, base: Side, other: Side, olds: list[Measurement], news: list[Measurement], limits: Gates | None
-) -> Pair:
+def _pair(what: str, base: Side, other: Side, olds: list[Measured], news: list[Measured], limits: Gates | None) -> Pair:
     found, apart = _changes(olds, news)
-    failed = [
-        {result.title for result in gates.evaluate(limits, each[-1]) if result.outcome == "failed"}
-        for each in (olds, news)
-    ]
+    failed = [_failed(each[-1], limits) for each in (olds, news)]
     return Pair(
         what=what,
         base=base.name,
@@ -119,7 +114,13 @@ def _pair(
     )
 
 
-def _changes(olds: Sequence[Measurement], news: Sequence[Measurement]) -> tuple[list[Change], list[Apart]]:
+def _failed(measurement: Measured, limits: Gates | None) -> set[str]:
+    """Return the titles of the gates that fail; what is no bundle has none."""
+    results = gates.evaluate(limits, measurement) if isinstance(measurement, Measurement) else []
+    return {result.title for result in results if result.outcome == "failed"}
+
+
+def _changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[Change], list[Apart]]:
     """Compare the newest measurement of each side, and all of them where they were run in turns."""
     old, new = olds[-1], news[-1]
     found, apart = [], []
@@ -147,18 +148,21 @@ def _changes(olds: Sequence[Measurement], news: Sequence[Measurement]) -> tuple[
     return found, apart
 
 
-def _figures(measurement: Measurement) -> dict[str, Figure]:
-    return {**recorded(measurement), "average_bits": average_bits(measurement.manifest)}
+def _figures(measurement: Measured) -> dict[str, Figure]:
+    found = recorded(measurement)
+    if isinstance(measurement, Measurement):
+        found["average_bits"] = average_bits(measurement.manifest)
+    return found
 
 
-def _unlike(name: str, a: Figure, b: Figure, old: Measurement, new: Measurement) -> str:
+def _unlike(name: str, a: Figure, b: Figure, old: Measured, new: Measured) -> str:
     """Return why two figures of one name are not the same thing; an empty string where they are."""
     if a.kind is not b.kind:
         return f"different kinds: {MEANING[a.kind]} beside {MEANING[b.kind]}"
     if a.unit != b.unit:
         return f"different units: {a.unit} and {b.unit}"
-    if name in HIGHER_IS_BETTER and old.manifest.data != new.manifest.data:
-        return f"different data: {old.manifest.data.name} and {new.manifest.data.name}, of which the digests differ"
+    if name in HIGHER_IS_BETTER and _other_data(old, new):
+        return "different data"
     if a.unit == "seconds" and old.environment.threads != new.environment.threads:
         return f"different threads: {old.environment.threads} and {new.environment.threads}"
     if name.startswith(LATENCY) and old.protocol != new.protocol:
@@ -166,8 +170,17 @@ def _unlike(name: str, a: Figure, b: Figure, old: Measurement, new: Measurement)
     return ""
 
 
+def _other_data(old: Measured, new: Measured) -> bool:
+    """Say whether two were tested on different data: by their digests or, of model files, by the images' labels."""
+    if isinstance(old, Measurement) and isinstance(new, Measurement):
+        return old.manifest.data != new.manifest.data
+    labels = {said.index: said.label for said in old.predictions}
+    shared = [said for said in new.predictions if said.index in labels]
+    return not shared or any(labels[said.index] != said.label for said in shared)
+
+
 def _difference(
-    name: str, a: Figure, b: Figure, olds: Sequence[Measurement], news: Sequence[Measurement]
+    name: str, a: Figure, b: Figure, olds: Sequence[Measured], news: Sequence[Measured]
 ) -> Difference | None:
     """Test a figure by its raw samples; None where there are none."""
     old, new = olds[-1], news[-1]
@@ -186,7 +199,7 @@ def _difference(
     return None
 
 
-def _same_images(old: Measurement, new: Measurement) -> tuple[list[bool], list[bool]] | None:
+def _same_images(old: Measured, new: Measured) -> tuple[list[bool], list[bool]] | None:
     """Return, for the images that both were given, whether each was right; None of none."""
     first = {said.index: said.label == said.predicted for said in old.predictions}
     second = {said.index: said.label == said.predicted for said in new.predictions}

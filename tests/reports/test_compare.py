@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from measurements import of_file
 from scipy import stats
 
 from msq.errors import UsageError
@@ -220,6 +221,15 @@ def test_two_things_are_compared_whatever_they_are_and_with_several_others(run, 
         "fashion-resnet8 on local, onnxruntime → fashion-resnet8 on other, onnxruntime",
         "fashion-resnet8 on local, onnxruntime",
     ]
+
+
+def test_a_bundle_is_compared_with_a_model_file_of_any_origin(run, local):
+    found = changes(run([timed(local, 1)], [of_file(timed(local, 2))]))
+    assert found["latency_p50"].verdict == "worse" and found["top1"].difference.test == "McNemar, exact"
+    relabelled = tuple(said.model_copy(update={"label": 0}) for said in local.predictions)
+    (pair,) = run([local], [of_file(local.model_copy(update={"predictions": relabelled}))]).pairs
+    why = {apart.figure: apart.why for apart in pair.apart}
+    assert why["top1"] == "different data" and why["average_bits"] == "only the base has it"
 
 
 def test_sides_come_from_the_store_by_id_and_by_release(local, tmp_path):
