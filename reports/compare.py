@@ -95,33 +95,13 @@ def compare(names: Sequence[str], store: Path, limits: Gates | None = None) -> C
     )
 
 
-def changes(old: Measured, new: Measured) -> tuple[list[Change], list[Apart]]:
-    """Return how the figures of two measurements differ, and those that cannot be compared."""
-    return _changes([old], [new])
+def changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[Change], list[Apart]]:
+    """Return how the figures of two sides differ, and those that cannot be compared.
 
-
-def _pair(what: str, base: Side, other: Side, olds: list[Measured], news: list[Measured], limits: Gates | None) -> Pair:
-    found, apart = _changes(olds, news)
-    failed = [_failed(each[-1], limits) for each in (olds, news)]
-    return Pair(
-        what=what,
-        base=base.name,
-        other=other.name,
-        changes=tuple(found),
-        apart=tuple(apart),
-        newly_failing=tuple(sorted(failed[1] - failed[0])),
-        mended=tuple(sorted(failed[0] - failed[1])),
-    )
-
-
-def _failed(measurement: Measured, limits: Gates | None) -> set[str]:
-    """Return the titles of the gates that fail; what is no bundle has none."""
-    results = gates.evaluate(limits, measurement) if isinstance(measurement, Measurement) else []
-    return {result.title for result in results if result.outcome == "failed"}
-
-
-def _changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[Change], list[Apart]]:
-    """Compare the newest measurement of each side, and all of them where they were run in turns."""
+    Args:
+        olds, news: measurements of one thing each, the oldest first, at least one. The newest are compared, and all of
+            them where they were run in turns.
+    """
     old, new = olds[-1], news[-1]
     found, apart = [], []
     first, second = _figures(old), _figures(new)
@@ -146,6 +126,26 @@ def _changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[C
                 )
             )
     return found, apart
+
+
+def _pair(what: str, base: Side, other: Side, olds: list[Measured], news: list[Measured], limits: Gates | None) -> Pair:
+    found, apart = changes(olds, news)
+    failed = [_failed(each[-1], limits) for each in (olds, news)]
+    return Pair(
+        what=what,
+        base=base.name,
+        other=other.name,
+        changes=tuple(found),
+        apart=tuple(apart),
+        newly_failing=tuple(sorted(failed[1] - failed[0])),
+        mended=tuple(sorted(failed[0] - failed[1])),
+    )
+
+
+def _failed(measurement: Measured, limits: Gates | None) -> set[str]:
+    """Return the titles of the gates that fail; what is no bundle has none."""
+    results = gates.evaluate(limits, measurement) if isinstance(measurement, Measurement) else []
+    return {result.title for result in results if result.outcome == "failed"}
 
 
 def _figures(measurement: Measured) -> dict[str, Figure]:
@@ -189,7 +189,9 @@ def _difference(
     if a.unit == "fraction" and a.n and b.n:
         return significance.shares((a.value, a.n), (b.value, b.n))
     in_turns = [(recorded(x).get(name), recorded(y).get(name)) for x, y in sides.rounds(olds, news)]
-    values = [(x.value, y.value) for x, y in in_turns if x and y and x.value > 0 and y.value > 0]
+    values = [
+        (x.value, y.value) for x, y in in_turns if x and y and x.kind is y.kind is a.kind and x.value > 0 < y.value
+    ]
     if len(values) > 1:
         first, second = zip(*values, strict=True)
         return significance.in_turns(first, second)
