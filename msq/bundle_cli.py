@@ -13,6 +13,7 @@ from rich.text import Text
 
 from msq import signature
 from msq.archive import bundle_folder
+from msq.artefact import as_json
 from msq.bundle import MANIFEST_FILE, Manifest
 from msq.bundle_diff import BundleDiff, Changed
 from msq.checksums import sha256_of
@@ -48,6 +49,19 @@ def list_contents(bundle: Bundle, as_json_: Annotated[
         address = sha256_of(folder / MANIFEST_FILE)
         head = f"{manifest.name}: {manifest.model}, {manifest.method}, {manifest.average_bits:.2f} bits; {address}"
         print_wide(Group(Text(head), Text(), files, Text(), made))
+
+
+@bundle_app.command()
+def audit(bundle: Bundle, as_json_: Json = False) -> None:
+    """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
+    from reports.audit import audit_table
+
+    with bundle_folder(bundle) as folder:
+        manifest = Manifest.open(folder)
+    if as_json_:
+        sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
+    else:
+        print_wide(audit_table(manifest))
 
 
 @bundle_app.command()
