@@ -6,6 +6,7 @@ listed apart, with the reason. What is new, missing or newly failing is no diffe
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Literal
 
 from msq.artefact import Artefact, Strict
@@ -24,7 +25,11 @@ HIGHER_IS_BETTER = ("top1", "host_top1")
 
 
 class Change(Strict):
-    """One figure of both sides, of one kind. difference is None where there is nothing to test it by."""
+    """One figure of both sides, of one kind. difference is None where there is nothing to test it by.
+
+    base and other are what was compared: of answers to the same images, the shares of those; of rounds in turns,
+    geometric means.
+    """
 
     figure: str
     unit: str
@@ -112,15 +117,15 @@ def changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[Ch
         elif why := _unlike(name, a, b, old, new):
             apart.append(Apart(figure=name, why=why))
         else:
-            difference = None if a.kind in EXACT else _difference(name, a, b, olds, news)
+            base, other, difference = _tested(name, a, b, olds, news)
             verdict = _verdict(name, a, b, difference)
             found.append(
                 Change(
                     figure=name,
                     unit=a.unit,
                     kind=a.kind,
-                    base=a.value,
-                    other=b.value,
+                    base=base,
+                    other=other,
                     difference=difference,
                     verdict=verdict,
                 )
@@ -179,34 +184,43 @@ def _other_data(old: Measured, new: Measured) -> bool:
     return not shared or any(labels[said.index] != said.label for said in shared)
 
 
-def _difference(
+def _tested(
     name: str, a: Figure, b: Figure, olds: Sequence[Measured], news: Sequence[Measured]
-) -> Difference | None:
-    """Test a figure by its raw samples; None where there are none."""
+) -> tuple[float, float, Difference | None]:
+    """Return what is compared of both sides, and the test of it by raw samples; None where there are none."""
     old, new = olds[-1], news[-1]
+    if a.kind in EXACT:
+        return a.value, b.value, None
     if name == "top1" and (paired := _same_images(old, new)):
-        return significance.paired_shares(*paired)
+        first, second = paired
+        return sum(first) / len(first), sum(second) / len(second), significance.paired_shares(first, second)
     if a.unit == "fraction" and a.n and b.n:
-        return significance.shares((a.value, a.n), (b.value, b.n))
+        return a.value, b.value, significance.shares((a.value, a.n), (b.value, b.n))
     in_turns = [(recorded(x).get(name), recorded(y).get(name)) for x, y in sides.rounds(olds, news)]
     values = [
         (x.value, y.value) for x, y in in_turns if x and y and x.kind is y.kind is a.kind and x.value > 0 < y.value
     ]
     if len(values) > 1:
-        first, second = zip(*values, strict=True)
-        return significance.in_turns(first, second)
+        xs, ys = zip(*values, strict=True)
+        return geometric_mean(xs), geometric_mean(ys), significance.in_turns(xs, ys)
     percent = name.removeprefix(f"{LATENCY}p")
     if name.startswith(LATENCY) and percent.isdigit() and old.latency_seconds and new.latency_seconds:
-        return significance.quantiles(old.latency_seconds, new.latency_seconds, int(percent) / 100)
-    return None
+        tested = significance.quantiles(old.latency_seconds, new.latency_seconds, int(percent) / 100)
+        return a.value, b.value, tested
+    return a.value, b.value, None
 
 
 def _same_images(old: Measured, new: Measured) -> tuple[list[bool], list[bool]] | None:
-    """Return, for the images that both were given, whether each was right; None of none."""
+    """Return, for the images that both were given, whether each was right; None where they are fewer than half.
+
+    Then the pairs would tell less than all answers do, each side by itself.
+    """
     first = {said.index: said.label == said.predicted for said in old.predictions}
     second = {said.index: said.label == said.predicted for said in new.predictions}
     shared = [index for index in first if index in second]
-    return ([first[index] for index in shared], [second[index] for index in shared]) if shared else None
+    if not shared or 2 * len(shared) < min(len(first), len(second)):
+        return None
+    return [first[index] for index in shared], [second[index] for index in shared]
 
 
 def _verdict(name: str, a: Figure, b: Figure, difference: Difference | None) -> Verdict:

@@ -51,7 +51,7 @@ def paired_shares(a: ArrayLike, b: ArrayLike) -> Difference:
     value = (gained - lost) / n
     # The interval is around an estimate that is drawn to zero.
     low, high = max(-1.0, min(up - down - half, value)), min(1.0, max(up - down + half, value))
-    return Difference(value=value, low=low, high=high, p=p, test="McNemar, exact")
+    return Difference(value=value, low=low, high=high, p=p, test=f"McNemar, exact, {n:,} images")
 
 
 def shares(a: tuple[float, int], b: tuple[float, int]) -> Difference:
