@@ -226,6 +226,8 @@ def _same_images(old: Measured, new: Measured) -> tuple[list[bool], list[bool]] 
 def _verdict(name: str, a: Figure, b: Figure, difference: Difference | None) -> Verdict:
     if difference is not None:
         nothing = 0.0 if a.unit == "fraction" else 1.0
+        if difference.low == difference.high == nothing:
+            return "equal"
         if difference.low <= nothing + difference.tolerance and difference.high >= nothing - difference.tolerance:
             return "no clear difference"
         grew = difference.value > nothing
