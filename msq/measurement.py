@@ -11,14 +11,14 @@ from msq.provenance import Figure, Kind
 RuntimeMode = Literal["stock", "hook", "native", "oracle"]
 """Whose code computed; runtimes.Adapter says what each is."""
 
-
-Engine = Literal["board", "host", "qemu-user"]
-"""What ran the code: real silicon, this machine, or QEMU's processor."""
+Engine = Literal["board", "host", "qemu-user", "qemu-system"]
+"""What ran the code: real silicon, or QEMU's processor under this machine's kernel, or with a kernel of its own."""
 
 OBSERVED: dict[Engine, Kind] = {
     "board": Kind.MEASURED_BOARD,
     "host": Kind.MEASURED_HOST,
     "qemu-user": Kind.EMULATED,
+    "qemu-system": Kind.EMULATED,
 }
 """The kind of what is observed where a device's programs run on this."""
 
@@ -32,6 +32,11 @@ class Device(Strict):
     engine: Engine
     cpu: str
     facts: dict[str, str]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its times say nothing of a board."""
+        return OBSERVED[self.engine] is Kind.EMULATED
 
 
 class Environment(Strict):

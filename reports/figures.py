@@ -75,7 +75,7 @@ def recorded(measurement: Observation) -> dict[str, Figure]:
     return {
         name: figure
         for name, figure in measurement.figures.items()
-        if measurement.device.engine != "qemu-user" or figure.unit != "seconds"
+        if not measurement.device.emulated or figure.unit != "seconds"
     }
 
 
