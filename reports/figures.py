@@ -9,8 +9,8 @@ LATENCY = "latency_"
 TITLES = {
     "float": "Float",
     "ptq8": "8-bit, post-training",
-    "trained": "as trained, mixed precision",
-    "deployed": "MSQ, as deployed",
+    "trained": "As trained, mixed precision",
+    "deployed": "As deployed",
 }
 
 

@@ -106,7 +106,7 @@ def _content(measurement: Measurement, results: Sequence[GateResult]) -> dict[st
         "absences": absences(measurement),
         "test_set_chart": _accuracy_chart("Top-1 on the full test set", test_set),
         "device_chart": _accuracy_chart(
-            "Top-1 on the device", {figures.TITLES["trained"]: on_device} if on_device else {}
+            "Top-1 on the device", {figures.TITLES["deployed"]: on_device} if on_device else {}
         ),
         "class_chart": _class_chart(answers),
         "layer_chart": charts.layers(manifest.layers, _layers_in_words(measurement)) if manifest.layers else None,
