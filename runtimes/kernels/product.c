@@ -270,6 +270,32 @@ static int32_t rows_now(int32_t left, int32_t most) {
     return most > 4 && left - most < 3 ? most - 2 : most;
 }
 
+/* Rows first … first + rows − 1 by the last part of all of a layer's two panels: sums of a tile are kept, and become codes
+ * while the next one is multiplied. */
+static void multiply_among(const msq_work *w, const lane *own, msq_epilogue *e, const msq_run *runs, int32_t count,
+                           bool more, int64_t first_row, int32_t all) {
+    enum { OUTPUTS = 2 * PANEL };
+    const msq_tier *tier = w->layer->tier;
+    const int32_t most = tier->rows[1];
+    const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width;
+    const msq_residual *r = w->call->residual;
+    msq_unfinished then = {0};
+    for (int32_t row = 0, rows; row < all; row += rows) {
+        rows = rows_now(all - row, most);
+        int32_t *const sums = own->sums + (w->whole ? row / most % 2 * most : row) * OUTPUTS;
+        if (rows < most) {
+            tier->tile(&w->layer->grid, rows, 2, own->x + row, runs, count, own->weights, more, sums);
+            msq_finish(w, e, sums, OUTPUTS, first_row + row, rows, 0, OUTPUTS);
+            continue;
+        }
+        tier->tile_among(own->x + row, runs, count, own->weights, more, sums, e, &then);
+        const size_t at = (pixel + (size_t)(first_row + row)) * OUTPUTS;
+        then = (msq_unfinished){most * OUTPUTS / ATOM, sums, r ? r->values + at : NULL, w->call->y + at};
+    }
+    e->values = then.values;
+    if (then.count) tier->requantize(then.sums, OUTPUTS, most, OUTPUTS, e, then.y, OUTPUTS);
+}
+
 /* Rows first … first + rows − 1 by a set of panels. */
 static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
     const msq_layer *layer = w->layer;
@@ -277,6 +303,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
     const int32_t panels = o->panels, most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
     const int32_t width = panels * PANEL;
     const size_t row_groups = (size_t)layer->row_groups, first = (size_t)o->panel * row_groups;
+    const bool can_wait = w->call->y && layer->spec.outputs == 2 * PANEL && o->count == 2 * PANEL;
     msq_epilogue e = msq_epilogue_of(w, o->output);
     msq_run runs[MOST_RUNS];
     for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
@@ -293,6 +320,10 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         ahead a = ahead_of(layer, first + (last ? (size_t)panels * row_groups : (size_t)(before + groups)),
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
+        if (last && can_wait && tier->tile_among) {
+            multiply_among(w, own, &e, runs, count, before > 0, first_row, all);
+            continue;
+        }
         for (int32_t row = 0, rows, finished = 0; row < all; row += rows) {
             rows = rows_now(all - row, most);
             fetch(&a, lines);

@@ -84,7 +84,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
                 rows = left >= MOST ? MOST : left >= LEAST ? LEAST : left < most ? left : most;
                 if (rows >= LEAST) {
                     tier->slide(rows, &slide, x, own.weights, sums, &e, &then);
-                    then.rows = 0;
+                    then.count = 0;
                 } else {
                     const uint8_t *each[LEAST];
                     for (int32_t r = 0; r < rows; r++) each[r] = x + r * pixel;
@@ -96,13 +96,13 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
                 }
                 const size_t at = ((size_t)w->image * (size_t)w->height * (size_t)w->width + (size_t)row) * PANEL;
                 const msq_residual *r = w->call->residual;
-                then = (msq_unfinished){rows, sums, r ? r->values + at : NULL, w->call->y + at};
+                then = (msq_unfinished){rows * PANEL / ATOM, sums, r ? r->values + at : NULL, w->call->y + at};
                 sums = sums == own.sums ? own.sums + MOST * PANEL : own.sums;
             }
         }
     }
     e.values = then.values;
-    tier->requantize(then.sums, PANEL, then.rows, PANEL, &e, then.y, PANEL);
+    tier->requantize(then.sums, PANEL, then.count * ATOM / PANEL, PANEL, &e, then.y, PANEL);
 }
 
 void msq_run_slide(msq_work *w, msq_threads *threads) { msq_share(threads, w->line_parts, slide_part, w); }
