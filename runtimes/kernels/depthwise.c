@@ -79,7 +79,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
     msq_work *w = context;
     const msq_layer *layer = w->layer;
     const msq_layer_spec *s = &layer->spec;
-    lane own;
+    lane own = {0};
     lay_lane(w, w->scratch + (size_t)thread * w->thread_bytes, &own);
     layer->tier->unpack(&layer->grid, s->packed, 0, msq_ceil((int64_t)layer->taps * s->outputs, ATOM), own.flat, ATOM);
     int8_t *weights = own.weights;

@@ -59,7 +59,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
     const msq_slide slide = {s->kernel[0], groups_of(s), s->dilation[0] * line, pixel};
     const bool is_whole = w->call->y && s->outputs == PANEL; /* sums may wait: they become codes during the next tile */
     const int32_t most = tier->rows[0];
-    lane own;
+    lane own = {0};
     lay_lane(w, w->scratch + (size_t)thread * w->thread_bytes, &own);
     if (w->realigned)
         msq_realign(w, 0, own.flat, own.weights, ATOM);
