@@ -213,7 +213,7 @@ class NativeSession:
             raise _error(self._library, status)
 
 
-def _place(array: NDArray[Any]) -> Any:
+def _place(array: Any) -> Any:
     """Return an array as an argument of a function of C; what numpy has for it takes as long as a small layer."""
     return _Place.from_buffer(array) if array.flags.writeable else array.ctypes.data
 
