@@ -21,6 +21,7 @@ RECIPE_FILE := recipes/$(RECIPE).yaml
 SETUP       := $(VENV)/.installed
 DEV_SETUP   := $(VENV)/.installed-dev
 ZIG_SETUP   := $(VENV)/.installed-kernels
+TVM_SETUP   := $(VENV)/.installed-tvm
 KERNELS     := $(foreach processor,x86_64 aarch64,runtimes/kernels/lib/$(processor)/libmsq_kernels.so runtimes/kernels/lib/$(processor)/msq-run)
 CHECKED_KERNELS := build/kernels/checked/libmsq_kernels.so
 CHECKPOINT  := $(RUN)/checkpoint/checkpoint.json
@@ -28,13 +29,15 @@ BUNDLE      := $(RUN)/$(RUNTIME)/bundle/manifest.json
 MEASUREMENT := $(RUN)/$(RUNTIME)/$(DEVICE).json
 SETTINGS    := $(MEASUREMENT:.json=.settings)
 PAGE        := $(RUN)/$(RUNTIME)/$(DEVICE).html
+# The test images that a report shows, where they are at hand.
+PICTURES     = $(addprefix --evaluation ,$(wildcard $(RUN)/checkpoint/evaluation))
 
 # Code that an artefact depends on: its own stage's and the shared contracts, not the stages after it.
 sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-counts clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,13 +62,13 @@ measure: check ## run the bundle on DEVICE
 	@$(MAKE) --no-print-directory $(MEASUREMENT)
 
 report: $(SETUP) ## write the report page, print its table and judge the recipe's gates
-	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE)
+	@$(MSQ) report $(MEASUREMENT) --out $(PAGE) --recipe $(RECIPE_FILE) $(PICTURES)
 
 $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
-# With the packed kernels, unless the stock runtime is asked for.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native,$(RUNTIME)),$(KERNELS))
+# With the packed kernels, unless a stock runtime is asked for; and TVM, where it is.
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -94,7 +97,11 @@ $(ZIG_SETUP): pyproject.toml | $(SETUP)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[kernels]
 	@touch $@
 
-kernels: $(KERNELS) ## build the packed kernels and the native runtime for x86-64 and aarch64, with zig from PyPI
+$(TVM_SETUP): pyproject.toml | $(SETUP)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -e .[tvm]
+	@touch $@
+
+kernels: $(KERNELS) ## build the packed kernels, the native runtime and the delegate for x86-64 and aarch64, with zig from PyPI
 
 # $(call zig_build,processor,C library,folder,more options of CMake,targets)
 define zig_build
@@ -105,19 +112,25 @@ define zig_build
 	$(VENV)/bin/cmake --build $(3) --target $(5)
 endef
 
-KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.*) msq/__init__.py
+KERNEL_SOURCES := $(wildcard runtimes/kernels/*.* runtimes/executor/*.* runtimes/delegate/*.*) msq/__init__.py
 FUZZ_SOURCES   := $(wildcard tests/fuzz/*.c tests/fuzz/*.h)
 
-runtimes/kernels/lib/%/libmsq_kernels.so runtimes/kernels/lib/%/libmsq_native.so: $(KERNEL_SOURCES) | $(ZIG_SETUP)
-	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,msq_kernels msq_native)
+LIBRARIES := libmsq_kernels.so libmsq_native.so libmsq_litert.so libmsq_tvm.a
+
+$(addprefix runtimes/kernels/lib/%/,$(LIBRARIES)): $(KERNEL_SOURCES) | $(ZIG_SETUP)
+	$(call zig_build,$*,gnu.2.17,build/kernels/$*,,$(basename $(LIBRARIES:lib%=%)))
 	@# Moved, not written over: a program may have the last one in use.
-	@mkdir -p $(@D) && for library in kernels native; do \
-	    cp build/kernels/$*/libmsq_$$library.so $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/libmsq_$$library.so; done
+	@mkdir -p $(@D) && for library in $(LIBRARIES); do \
+	    cp build/kernels/$*/$$library $(@D)/$$library.new && mv $(@D)/$$library.new $(@D)/$$library; done
 
 # Static, by musl: it runs where there is nothing else.
 runtimes/kernels/lib/%/msq-run: $(KERNEL_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$*,musl,build/kernels/$*-static,,msq-run)
 	@mkdir -p $(@D) && cp build/kernels/$*-static/msq-run $@.new && mv $@.new $@
+
+gallery: $(DEV_SETUP) measure ## the pictures of docs/gallery.md, of a report on DEVICE; best with DEVICE=local RUNTIME=native
+	@$(MSQ) report $(MEASUREMENT) --out build/gallery.html --recipe $(RECIPE_FILE) $(PICTURES) || test $$? -eq 12
+	$(PY) -m tests.reports.gallery build/gallery.html
 
 wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both processors, in build/wheel
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
@@ -126,18 +139,19 @@ wheel: $(SETUP) $(KERNELS) ## a wheel of the project with the kernels of both pr
 $(CHECKED_KERNELS): $(KERNEL_SOURCES) $(FUZZ_SOURCES) | $(ZIG_SETUP)
 	$(call zig_build,$(shell uname -m),gnu.2.17,$(@D),-DMSQ_SANITIZE=ON,all)
 
-sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the kernels and the native runtime under AddressSanitizer, by the machine's gcc
+sanitize: $(DEV_SETUP) $(KERNELS) ## tests of the C libraries under AddressSanitizer, by the machine's gcc
 	$(VENV)/bin/cmake -S runtimes/kernels -B build/kernels/asan --log-level=WARNING -DMSQ_SANITIZE=ON -DCMAKE_C_COMPILER=gcc
 	$(VENV)/bin/cmake --build build/kernels/asan
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    MSQ_KERNELS_LIBRARY=build/kernels/asan/libmsq_kernels.so MSQ_NATIVE_LIBRARY=build/kernels/asan/libmsq_native.so \
-	    MSQ_FUZZ_PROGRAMS=build/kernels/asan $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py \
-	    tests/runtimes/test_native.py tests/runtimes/test_fuzz_inputs.py -k "not emulated"
+	    MSQ_LITERT_LIBRARY=build/kernels/asan/libmsq_litert.so MSQ_FUZZ_PROGRAMS=build/kernels/asan \
+	    $(PY) -m pytest -p no:faulthandler -n 0 tests/runtimes/test_kernels.py tests/runtimes/test_native.py \
+	    tests/runtimes/test_litert.py tests/runtimes/test_fuzz_inputs.py -k "not emulated"
 
 fuzz: $(DEV_SETUP) $(ZIG_SETUP) ## invent inputs for all that reads a bundle: SECONDS=n JOBS=n, ARGS=--coverage
 	$(PY) -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(ARGS)
 
-test: $(DEV_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
+test: $(DEV_SETUP) $(TVM_SETUP) $(KERNELS) $(CHECKED_KERNELS) lint ## lint, types, architecture, and all tests
 	$(PY) -m pytest
 
 lint: $(DEV_SETUP) ## ruff, mypy and the import rules
@@ -168,11 +182,17 @@ bench-avx2: $(SETUP) $(KERNELS) ## the tiers without AVX-512 beside ONNX Runtime
 bench-memory: $(SETUP) $(KERNELS) ## what packed layers and ONNX Runtime's int8 hold in memory; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.memory $(ARGS)
 
-bench-models: $(SETUP) $(KERNELS) ## whole models, native and through the hook, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
+bench-models: $(SETUP) $(TVM_SETUP) $(KERNELS) ## whole models, native and through the hooks, beside ONNX Runtime's int8; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.models $(ARGS)
+
+bench-litert: $(SETUP) $(KERNELS) ## layers and models in LiteRT with our delegate beside LiteRT alone; CHECK=1 fails on a missed bar
+	$(PY) -m benchmarks.delegate $(ARGS)
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)
+
+bench-report: $(DEV_SETUP) ## a page of 200 runs of 60 layers, made and opened in Chromium; CHECK=1 fails on a missed bar
+	$(PY) -m tests.reports.bench $(ARGS)
 
 clean: ## remove build/ (the cache of data and emulators stays: ~/.cache/msq)
 	rm -rf build

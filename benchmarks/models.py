@@ -1,11 +1,12 @@
 """Whole models at MSQ's bits beside ONNX Runtime's and LiteRT's int8: make bench-models.
 
 Each model of the zoo goes through the toolchain on a few made-up images, which is enough for mixed widths, and runs as
-its bundle, on the native runtime and through the hook. One rival is what a user gets without us: the float net exported
-by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights per channel). The other is
-the same integer model as a TFLite file with int8 weights. All take and return float32, on one thread; they take turns
-in one process, run by run, and the 10th percentile of each counts. ResNet-8 also meets MLPerf Tiny's own int8 file,
-which takes and returns int8. What processes take to start and hold is told as in footprint.py.
+its bundle, on the native runtime and through the hooks into ONNX Runtime and TVM. One rival is what a user gets without
+us: the float net exported by torch and quantized by ONNX Runtime's own tool (static, uint8 activations, int8 weights
+per channel). The other is the same integer model as a TFLite file with int8 weights. All take and return float32, on
+one thread; they take turns in one process, run by run, and the 10th percentile of each counts. ResNet-8 also meets
+MLPerf Tiny's own int8 file, which takes and returns int8. What processes take to start and hold is told as in
+footprint.py.
 """
 
 import platform
@@ -36,6 +37,7 @@ from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE
 from msq.recipe import RecipeFile
 from runtimes.native import program
 from runtimes.onnxruntime_stock import MODEL_FILE
+from runtimes.tvm import library_file
 from train.fit import train
 
 BITS = 2.6
@@ -74,16 +76,19 @@ def main(
     figures: list[dict[str, Any]] = []
     for model in track(wanted, "models", console=Console(stderr=True)):
         folder = out / "models" / model.name
-        images = _images(model)
-        checkpoint = _trained(model, images, folder)
-        bundle = folder / "bundle"
-        if not _is_of(bundle, folder / "checkpoint"):
-            export(folder / "checkpoint", bundle, "onnxruntime")
+        images = made_up(model)
+        checkpoint = trained(model, images, folder)
+        bundles = {runtime: folder / name for runtime, name in (("onnxruntime", "bundle"), ("tvm", "tvm"))}
+        for runtime, bundle in bundles.items():
+            if not _is_of(bundle, folder / "checkpoint"):
+                export(folder / "checkpoint", bundle, runtime)
+        bundle = bundles["onnxruntime"]
         plain = float32(model.name, images, IMAGES, folder)
         quantized, lite = int8_onnx(plain, images, folder), int8_tflite(bundle, folder)
         sessions: dict[str, _Bundle | Onnx | Lite] = {
-            "native": _Bundle(bundle, "native"),
-            "packed": _Bundle(bundle, "onnxruntime"),
+            "native": _Bundle(bundle, "native", GRAPH_FILE),
+            "packed": _Bundle(bundle, "onnxruntime", MODEL_FILE),
+            "tvm": _Bundle(bundles["tvm"], "tvm", library_file(platform.machine())),
             "int8": Onnx(quantized),
             "litert": Lite(lite),
             "float32": Onnx(plain),
@@ -119,24 +124,23 @@ def _is_of(bundle: Path, checkpoint: Path) -> bool:
 class _Bundle:
     """A bundle on the packed kernels, in a runtime."""
 
-    def __init__(self, folder: Path, runtime: str) -> None:
+    def __init__(self, folder: Path, runtime: str, model: str) -> None:
         self._session = runtimes.adapter(runtime).load(folder, 1)
-        model = GRAPH_FILE if runtime == "native" else MODEL_FILE
         self.bytes = sum((folder / name).stat().st_size for name in (model, WEIGHTS_FILE))
 
     def run(self, _: None, inputs: dict[str, Any]) -> Any:
         return self._session.run(inputs["x"])
 
 
-def _images(model: Model) -> Any:
+def made_up(model: Model) -> Any:
     """Return images float32 (n, size, size, 3) whose neighbours are alike, as a photograph's are."""
     coarse = np.random.default_rng(0).uniform(0, 255, (IMAGES, 8, 8, 3)).astype(np.uint8)
     fine = [Image.fromarray(image).resize((model.size, model.size), Image.Resampling.BICUBIC) for image in coarse]
     return np.stack([np.asarray(image, np.float32) / 255 for image in fine])
 
 
-def _trained(model: Model, images: Any, folder: Path) -> Checkpoint:
-    """Train for as long as it takes to drop the bits."""
+def trained(model: Model, images: Any, folder: Path) -> Checkpoint:
+    """Return the checkpoint in `folder`/checkpoint, trained for as long as it takes to drop the bits."""
     for part in ("train", "test"):
         for index, image in enumerate(images):
             path = folder / "data" / part / f"class{index}" / f"{index}.png"
@@ -178,6 +182,7 @@ def bars(figures: list[dict[str, Any]]) -> list[Bar]:
         compare("on the native runtime: time / ONNX Runtime int8", name, "native", "int8", "microseconds", 0.85)
         compare("on the native runtime: time / LiteRT int8", name, "native", "litert", "microseconds", 0.90)
         compare("through the hook: time / ONNX Runtime int8", name, "packed", "int8", "microseconds", 1.05)
+        compare("in TVM: time / native runtime", name, "tvm", "native", "microseconds", 1.15)
         # Theirs without Python and numpy, ours whole: more than is asked of us.
         compare("memory of the process / ONNX Runtime's alone", name, "native", "int8", "alone_bytes", 0.5)
         compare("memory of the process / LiteRT's alone", name, "native", "litert", "alone_bytes", 0.5)

@@ -33,6 +33,12 @@ def packed(layer: Layer, bits: int, threads: int = 1) -> Session:
 def packed_model(layer: Layer, bits: int, folder: Path) -> Path:
     """Write model.onnx of the layer at a width, beside weights.bin, and return where it is."""
     folder.mkdir(exist_ok=True)
+    lowering("onnx").lower(integer_model(layer, bits).save(folder), folder)
+    return folder / "model.onnx"
+
+
+def integer_model(layer: Layer, bits: int) -> IntegerModel:
+    """Return the layer at a width, repeated as it says, float32 in and out."""
     random = np.random.default_rng(bits)
     tensors = {"x": Tensor("x", layer.shape, "float32"), "q0": Tensor("q0", layer.shape, "int8", SCALE)}
     nodes: list[Node] = [Quantize("quantize", ("x",), "q0", "")]
@@ -51,8 +57,7 @@ def packed_model(layer: Layer, bits: int, folder: Path) -> Path:
         tensors[f"q{index + 1}"] = Tensor(f"q{index + 1}", layer.shape, "int8", SCALE)
     tensors["y"] = Tensor("y", layer.shape, "float32")
     nodes.append(Dequantize("dequantize", (f"q{layer.repeated}",), "y", ""))
-    lowering("onnx").lower(IntegerModel(tensors, tuple(nodes), "x", "y").save(folder), folder)
-    return folder / "model.onnx"
+    return IntegerModel(tensors, tuple(nodes), "x", "y")
 
 
 def int8(layer: Layer) -> Session:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from benchmarks.litert import Running
 from benchmarks.ort import session
-from export.lowerings import tflite
+from export.lowerings import tflite_stock
 from msq.checkpoint import InputSpec
 from msq.integer_model import IntegerModel
 from train import models
@@ -35,26 +36,12 @@ class Onnx:
         return self._session.run(None, {"x": self._x})
 
 
-class Lite:
-    """A file of LiteRT. Where it takes int8, pixels are brought to its grid once, in a run that does not count."""
+class Lite(Running):
+    """A file of LiteRT."""
 
     def __init__(self, path: Path) -> None:
-        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self._x: Any = None
+        super().__init__(Interpreter(model_path=str(path), num_threads=1))
         self.bytes = path.stat().st_size
-
-    def run(self, _: None, inputs: dict[str, Any]) -> Any:
-        """Return the output for inputs["x"], the same at every call."""
-        if self._x is None:
-            self._x = inputs["x"]
-            if self._input["dtype"] == np.int8:
-                self._x = np.clip(64 * self._x, -128, 127).astype(np.int8)
-        self._interpreter.set_tensor(self._input["index"], self._x)
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output)
 
 
 def float32(name: str, images: NDArray[np.float32], classes: int, folder: Path) -> Path:
@@ -102,5 +89,5 @@ def int8_onnx(source: Path, images: NDArray[np.float32], folder: Path) -> Path:
 def int8_tflite(bundle: Path, folder: Path) -> Path:
     """Write the integer model of a bundle with int8 weights, of stock operators."""
     path = folder / "int8.tflite"
-    path.write_bytes(tflite.build(IntegerModel.load(bundle), containers="int8"))
+    path.write_bytes(tflite_stock.build(IntegerModel.load(bundle), containers="int8"))
     return path

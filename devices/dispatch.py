@@ -1,8 +1,8 @@
-"""Sharing out images among runs of an agent on a device, side by side, beside its golden vectors."""
+"""Sharing out images among runs of an agent on a device, side by side, beside something else."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from devices.agent import Latency, Memory, Place
 from devices.golden import Golden
 from devices.transport import Transport
 from msq.errors import DeviceError
+
+First = TypeVar("First")
 
 
 class Agent(Protocol):
@@ -44,15 +46,20 @@ class Agent(Protocol):
 
 
 def dispatch(
-    agent: Agent, images: NDArray[np.uint8], runs: int, on_images: Callable[[int], None]
-) -> tuple[Place, Golden, list[int]]:
-    """Compare the golden vectors and classify images, in `runs` processes at once.
+    agent: Agent,
+    first: Callable[[], First],
+    images: NDArray[np.uint8],
+    runs: int,
+    on_images: Callable[[int], None],
+) -> tuple[First, list[int]]:
+    """Have one thing done on a device, and beside it images classified, in `runs` processes at once.
 
     Args:
-        agent: on its device. images: uint8, (n, height, width, channels).
+        agent: on its device. first: what is to be done, such as agent.golden.
+        images: uint8, (n, height, width, channels).
         on_images: called with the number of images newly done, from several threads.
     Returns:
-        Where that was, how the golden vectors compare, and the classes in the order of the images.
+        What `first` found, and the classes in the order of the images.
     Raises:
         MsqError: as Agent; DeviceError as well when it ended without a class for every image.
     """
@@ -70,9 +77,9 @@ def dispatch(
 
     pool = ThreadPoolExecutor(runs)
     try:
-        golden = pool.submit(agent.golden)
+        found_first = pool.submit(first)
         work: list[Future[Any]] = [pool.submit(classify, number) for number, shard in enumerate(shards) if len(shard)]
-        for done in as_completed([golden, *work]):
+        for done in as_completed([found_first, *work]):
             done.result()
     except BaseException:
         # One failed, or Ctrl-C: the others are stopped rather than waited for.
@@ -80,4 +87,4 @@ def dispatch(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return *golden.result(), [index for predictions in found for index in predictions]
+    return found_first.result(), [index for predictions in found for index in predictions]

@@ -17,29 +17,29 @@ KIND: dict[Engine, Kind] = {
 """What is observed where a device's programs run on this."""
 
 
-def figures(
-    manifest: Manifest,
+def observed(
     engine: Engine,
     right: NDArray[np.bool_],
     latency: Latency | None,
     memory: Memory | None,
     estimator: Estimator,
 ) -> dict[str, Figure]:
-    """Return a measurement's figures by name; see msq.measurement.
+    """Return what was observed on a device, by name; see msq.measurement.
 
     Args:
-        right: for each image, whether its class was. latency, memory: None where they were not looked at.
-        estimator: of the percentiles.
+        right: for each image, whether its class was; of none, nothing is said.
+        latency, memory: None where they were not looked at. estimator: of the percentiles.
     """
+    kind, note = KIND[engine], "random subset of the test images"
     return {
-        "top1": proportion(int(right.sum()), len(right), KIND[engine], "random subset of the test images"),
-        **_sizes(manifest),
-        **(_latency(latency, estimator, KIND[engine]) if latency else {}),
-        **(_memory(memory, KIND[engine]) if memory else {}),
+        **({"top1": proportion(int(right.sum()), len(right), kind, note)} if len(right) else {}),
+        **(_latency(latency, estimator, kind) if latency else {}),
+        **(_memory(memory, kind) if memory else {}),
     }
 
 
-def _sizes(manifest: Manifest) -> dict[str, Figure]:
+def of_bundle(manifest: Manifest) -> dict[str, Figure]:
+    """Return what a bundle says of itself, by name: sizes, and the host's accuracy."""
     sizes = manifest.sizes
     found = {
         "model_bytes": Figure(value=sizes.model_bytes, unit="bytes", kind=Kind.ARTEFACT),

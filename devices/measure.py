@@ -1,49 +1,25 @@
 """Measurement: a bundle runs on a device, and every figure comes back with where it comes from."""
 
-import os
-import shlex
-import sys
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import runtimes
 from devices import transport as transports
-from devices.agent import Latency, Memory, Place
 from devices.deployment import deployed, opened
-from devices.dispatch import Agent, dispatch
-from devices.figures import KIND, figures
+from devices.figures import of_bundle
 from devices.golden import Golden
-from devices.profile import Profile, profile
-from devices.protocol import PROTOCOLS, Protocol
-from devices.quantiles import ESTIMATORS
+from devices.observe import fields, observe, require_protocol
+from devices.profile import profile
 from devices.sample import choose, enough
-from devices.steadiness import steady_latency
-from devices.transport import Engine, Transport
-from msq import plugins
 from msq.bundle import HOST_PREDICTIONS_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
 from msq.errors import BundleError, ParityError
-from msq.measurement import (
-    Conditions,
-    Device,
-    Environment,
-    Measurement,
-    Prediction,
-    RuntimeMode,
-    TensorParity,
-)
-from msq.provenance import Kind
+from msq.measurement import Measurement, RuntimeMode, TensorParity
 
-IMAGES_A_RUN = 128
-"""Fewer are not worth another process's start."""
 MAX_LSB = 1
 """How far a stock operator may be from the oracle."""
 
@@ -91,73 +67,28 @@ def measure(
         ParityError: its outputs differ from the exporting host's, or from the oracle's by more than MAX_LSB.
     """
     facts, (adapter, manifest) = profile(device), opened(bundle, runtime)
-    if protocol not in PROTOCOLS:
-        raise plugins.unknown(protocol, list(PROTOCOLS), "protocol")
-    pictures, labels = _evaluation(evaluation, manifest)
+    require_protocol(protocol)
+    spec = manifest.input
+    pictures, labels = evaluation_set(evaluation, (spec.height, spec.width, spec.channels))
     chosen = choose(len(labels), images or enough(_expected(manifest)), seed)
+    host = _host_predictions(bundle, len(labels))
     with deployed(bundle, runtime, facts, threads) as agent:
-        transport = agent.transport
-        title = f"{facts.title}, {runtime}"
         pixels = np.asarray(pictures[chosen])
-        found = _run(agent, transport.engine, title, pixels, PROTOCOLS[protocol])
-        require_parity(found.golden, adapter.MODE, f"{facts.name}, {runtime}")
-        place, latency = found.place, found.latency
-        right = np.asarray(found.predicted) == labels[chosen]
-        measurement = Measurement(
-            manifest=manifest,
-            manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
-            runtime=runtime,
-            runtime_version=place.runtime_version,
-            runtime_mode=cast(RuntimeMode, adapter.MODE),
-            device=_device(facts, transport),
-            environment=Environment(
-                machine=place.machine,
-                python=place.python,
-                kernel=place.kernel,
-                emulator=transport.emulator,
-                threads=threads,
-                libraries=place.libraries,
-            ),
-            parity=_parity(found.golden),
-            figures=figures(manifest, transport.engine, right, latency, found.memory, ESTIMATORS[protocol]),
-            predictions=_predictions(chosen, labels, found.predicted, _host_predictions(bundle, len(labels))),
-            protocol=protocol if latency else None,
-            latency_seconds=tuple(latency.seconds) if latency else (),
-            conditions=tuple(Conditions(**vars(state)) for state in (latency.before, latency.after)) if latency else (),
-            doubts=found.doubts,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
-        )
+        found = observe(agent, f"{facts.title}, {runtime}", agent.golden, pixels, pixels[:1], protocol)
+        place, golden = found.first
+        require_parity(golden, adapter.MODE, f"{facts.name}, {runtime}")
+        common = fields(found, place, facts, agent.transport, threads, protocol, chosen, labels, host, command)
+    measurement = Measurement(
+        **common | {"figures": common["figures"] | of_bundle(manifest)},
+        manifest=manifest,
+        manifest_sha256=sha256_of(bundle / MANIFEST_FILE),
+        runtime=runtime,
+        runtime_mode=cast(RuntimeMode, adapter.MODE),
+        parity=_parity(golden),
+    )
     if out is not None:
         measurement.write(out)
     return measurement
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What an agent found; latency and memory only where they mean something."""
-
-    place: Place
-    golden: Golden
-    predicted: list[int]
-    latency: Latency | None
-    memory: Memory | None
-    doubts: tuple[str, ...]
-
-
-def _run(agent: Agent, engine: Engine, title: str, images: NDArray[np.uint8], protocol: Protocol) -> _Found:
-    """Have an agent do all that means something on its device."""
-    emulated = KIND[engine] is Kind.EMULATED
-    # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
-    processors = len(os.sched_getaffinity(0)) if engine == "qemu-user" else 1
-    runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
-    latency, doubts = (None, ()) if emulated else steady_latency(agent, images[:1], protocol)
-    memory = None if engine == "qemu-user" else agent.memory(images[:1])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{title}: images", total=len(images))
-        place, golden, predicted = dispatch(agent, images, runs, lambda count: progress.advance(task, count))
-    return _Found(place, golden, predicted, latency, memory, doubts)
 
 
 def _parity(golden: Golden) -> TensorParity:
@@ -171,16 +102,15 @@ def _parity(golden: Golden) -> TensorParity:
     )
 
 
-def _predictions(
-    chosen: NDArray[np.int64], labels: NDArray[np.int64], predicted: list[int], host: list[int] | None
-) -> tuple[Prediction, ...]:
-    return tuple(
-        Prediction(index=int(index), label=int(labels[index]), predicted=answer, host=host and host[index])
-        for index, answer in zip(chosen, predicted, strict=True)
-    )
+def evaluation_set(folder: Path, size: tuple[int | None, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images, uint8 (n, height, width, channels) and mapped, and labels, int64 (n,), of an evaluation set.
 
-
-def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    Args:
+        folder: with images.npy and labels.npy.
+        size: height, width and channels that images must have; None of what may be any.
+    Raises:
+        BundleError: they are missing, or do not fit.
+    """
     arrays: list[NDArray[Any]] = []
     for name in ("images.npy", "labels.npy"):
         try:
@@ -190,12 +120,13 @@ def _evaluation(folder: Path, manifest: Manifest) -> tuple[NDArray[np.uint8], ND
                 f"{folder / name}: missing or not a .npy file: {error}", hint="train writes it, beside the checkpoint"
             ) from None
     images, labels = arrays
-    spec = manifest.input
-    if images.dtype != np.uint8 or images.shape[1:] != (spec.height, spec.width, spec.channels):
+    given = images.shape[1:]
+    fits = len(size) == len(given) and all(x in (None, y) for x, y in zip(size, given, strict=True))
+    if images.dtype != np.uint8 or not fits:
         raise BundleError(
             f"{folder / 'images.npy'}: {images.dtype} {images.shape}, "
-            f"the bundle wants uint8 (n, {spec.height}, {spec.width}, {spec.channels})",
-            hint="give the evaluation folder of the checkpoint that the bundle was made of",
+            f"the model wants uint8 (n, {', '.join(str(one or 'any') for one in size)})",
+            hint="give the evaluation folder of the checkpoint that the model was made of",
         )
     if not len(images) or labels.shape != (len(images),):
         raise BundleError(f"{folder}: {len(images)} images and labels of shape {labels.shape}")
@@ -243,14 +174,3 @@ def require_parity(golden: Golden, mode: str, where: str) -> None:
             f"{where}: outputs on the golden vectors differ from the oracle's (operators: {differing} LSB)",
             hint="another runtime may compute these operators exactly",
         )
-
-
-def _device(facts: Profile, transport: Transport) -> Device:
-    return Device(
-        name=facts.name,
-        title=facts.title,
-        transport=facts.transport,
-        engine=transport.engine,
-        cpu=facts.qemu_cpu if transport.engine == "qemu-user" and facts.qemu_cpu else facts.processor,
-        facts=facts.facts,
-    )

@@ -52,6 +52,10 @@ class PythonAgent:
             place = PurePosixPath("bundle", *Path(folder).relative_to(bundle).parts)
             transport.put([Path(folder, name) for name in sorted(names)], place)
 
+    def place(self) -> Place:
+        """Load the model, and return where that was."""
+        return self._do("place", Job("bundle", self._runtime, self._threads, "place")).place
+
     def golden(self) -> tuple[Place, Golden]:
         """Compare the golden vectors; see devices.dispatch.Agent."""
         answer = self._do("golden", Job("bundle", self._runtime, self._threads, "golden"))

@@ -1,8 +1,7 @@
 """Makes the bundle: capture, lower, check against the oracle, and write it whole or not at all."""
 
 import json
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtimes
+from export.audit import audit
 from export.capture import capture, run_program
 from export.card import model_card
-from export.lowerings import Lowering, lowering
+from export.lowerings import Lowering, MachineLowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
-from msq.atomic import atomic_file, atomic_folder, write_text
+from msq.archive import write_archive
+from msq.atomic import atomic_folder, write_text
 from msq.bundle import (
     CARD_FILE,
     GOLDEN_FILE,
@@ -30,7 +31,7 @@ from msq.bundle import (
 from msq.checkpoint import CHECKPOINT_FILE, IMAGES_FILE, Accuracy, Checkpoint
 from msq.checkpoint import LABELS_FILE as TEST_LABELS_FILE
 from msq.checksums import sha256_of
-from msq.errors import BundleError, ParityError
+from msq.errors import BundleError, ParityError, UsageError
 from msq.integer_model import IntegerModel
 from msq.preprocessing import normalise
 from runtimes.reference import ReferenceSession
@@ -43,7 +44,7 @@ BATCH = 64
 Array = NDArray[Any]
 
 
-def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
+def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequence[str] = ()) -> Manifest:
     """Write the bundle of a checkpoint for a runtime, and the same as `out`.tar; return its manifest.
 
     The same checkpoint and versions give the same bytes.
@@ -51,8 +52,9 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     Args:
         checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
         runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
+        processors: what the model is made for, if its format is machine code; by default any of a machine's.
     Raises:
-        UsageError: there is no such runtime.
+        UsageError: there is no such runtime or processor, or the format has no machine code.
         BundleError: the checkpoint is incomplete or altered, or the runtime refuses the model.
         LoweringError: an operator cannot be lowered; the message names the module path.
         ParityError: the runtime differs from the oracle by more than 1 LSB, or the oracle from the trained net.
@@ -60,7 +62,11 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
         StorageError: no space or no permission.
     """
     adapter = runtimes.adapter(runtime)
+    if adapter.LOWERING == "file":
+        raise UsageError(f"{runtime} runs files that others made", hint="measure one by `msq measure --model`")
     target = lowering(adapter.LOWERING)
+    if processors and not isinstance(target, MachineLowering):
+        raise UsageError(f"a bundle of {target.NAME} is the same for all processors", hint="leave --processor out")
     checkpoint = Checkpoint.open(checkpoint_folder)
     images = _images(checkpoint_folder, checkpoint)
     model = capture(checkpoint_folder, checkpoint)
@@ -70,7 +76,10 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
     faithful = fidelity(model, trained, expected)
     with atomic_folder(out) as folder:
         model = model.save(folder)
-        target.lower(model, folder)
+        if isinstance(target, MachineLowering):
+            target.lower(model, folder, processors)
+        else:
+            target.lower(model, folder)
         session = adapter.load(folder, threads=1)
         host = session.tensors(images[: checkpoint.golden])
         compared = _golden(model, host, folder, images[: checkpoint.golden])
@@ -93,6 +102,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
             budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, adapter, folder),
+            audit=audit(model, folder, target.DEPLOYED),
             parity=compared,
             arena=_arena(session),
             fidelity=faithful,
@@ -109,7 +119,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str) -> Manifest:
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         manifest = manifest.model_copy(update={"files": files})
         manifest.write(folder / MANIFEST_FILE)
-    _archive(out)
+    write_archive(out)
     return manifest
 
 
@@ -155,13 +165,3 @@ def _golden(model: IntegerModel, host: Mapping[str, Array], folder: Path, images
 
 def _versions(target: Lowering) -> dict[str, str]:
     return {name: metadata.version(name) for name in ("msq-edge", *target.PACKAGES)}
-
-
-def _archive(folder: Path) -> None:
-    """Write `folder`.tar beside the folder; owners and times are left out, so that equal bundles are equal files."""
-    with atomic_file(folder.with_name(f"{folder.name}.tar")) as path, tarfile.open(path, "w") as archive:
-        for file in sorted(folder.iterdir()):
-            entry = tarfile.TarInfo(f"{folder.name}/{file.name}")
-            entry.size, entry.mode = file.stat().st_size, 0o644
-            with file.open("rb") as stream:
-                archive.addfile(entry, stream)

@@ -8,7 +8,7 @@ _TEMPLATE = """\
 # {{ m.name }}
 
 {{ m.model }}, trained by {{ m.method }} on {{ m.data.name }}, for the runtime format `{{ m.lowering }}`.
-It takes {{ m.input.height }} × {{ m.input.width }} images with {{ m.input.channels }} channel(s)
+It takes {{ m.input.height }} × {{ m.input.width }} images with {{ m.input.channels }} channel(s){{ framing }}
 and tells {{ m.labels | length }} classes apart: {{ m.labels | join(", ") }}.
 
 ## Accuracy
@@ -81,4 +81,13 @@ One arena of {{ m.arena.bytes }} bytes; no plan takes less than {{ m.arena.bound
 def model_card(manifest: Manifest) -> str:
     """Return the card of a bundle as Markdown."""
     environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
-    return environment.from_string(_TEMPLATE).render(m=manifest)
+    return environment.from_string(_TEMPLATE).render(m=manifest, framing=_framing(manifest))
+
+
+def _framing(manifest: Manifest) -> str:
+    """Return how an image of another size becomes the model's, in words."""
+    how = manifest.input.framing
+    if how is None:
+        return ""
+    scaled = f"scaled to a short side of {how.short} pixels and" if how.short else "scaled to cover that and"
+    return f" (others {'turned upright, ' if how.upright else ''}{scaled} cut to the centre, {how.resampling})"

@@ -8,6 +8,7 @@ golden.npz        "input" float32 (n, h, w, c); "oracle/<tensor>" for every int8
 host-predictions.npy  the class that the exporting host's runtime gives each test image, int64 (n,)
 labels.json       class names
 MODEL_CARD.md     what the model is, for people
+manifest.sig      where it is signed: see msq.signature
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from msq.checkpoint import Accuracy, DataId, EpochRecord, InputSpec
 from msq.checksums import verify_files
 
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 GOLDEN_FILE = "golden.npz"
 HOST_PREDICTIONS_FILE = "host-predictions.npy"
 LABELS_FILE = "labels.json"
@@ -44,7 +46,7 @@ class Layer(Strict):
 class Sizes(Strict):
     """Bytes. The bar is model_bytes ≤ limit_bytes = 1.02 · (weight_bytes + parameter_bytes) + 32 KiB.
 
-    A format without a layer's width takes the next wider one into that sum.
+    A format without a layer's width takes the next wider one into that sum, one of machine code the code.
     """
 
     weight_bytes: int
@@ -61,6 +63,19 @@ class Sizes(Strict):
     resident_weight_bytes: int
     """What the runtime holds of the weights after loading; see resident_note."""
     resident_note: str
+
+
+PartKind = Literal["weights", "parameters", "alignment", "graph", "code"]
+
+
+class Part(Strict):
+    """Bytes of a file that a runtime loads. What a layer has besides weights are parameters: scales, biases, tables."""
+
+    file: str
+    what: PartKind
+    layer: str = ""
+    """Of a layer's own; empty for what belongs to none."""
+    bytes: int
 
 
 class Fidelity(Strict):
@@ -110,6 +125,8 @@ class Manifest(Artefact):
     budget_bits: float | None = None
     paper_compression: float | None
     sizes: Sizes
+    audit: tuple[Part, ...] = ()
+    """What each byte of the deployed files is."""
     parity: Parity
     arena: Arena | None = None
     """Where the runtime plans one."""

@@ -26,6 +26,18 @@ LABELS_FILE = "evaluation/labels.npy"
 Representation = Literal["sign_magnitude", "offset", "twos_complement"]
 
 
+class Framing(Strict):
+    """How an image of any size becomes the model's height × width; msq.framing does it.
+
+    short: pixels that the short side is scaled to, before the centre is cut out; None: the centre of the model's
+    proportions, as large as can be, is cut out and scaled. upright: first it is turned as its EXIF orientation says.
+    """
+
+    short: int | None = Field(None, ge=1)
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    upright: bool = False
+
+
 class InputSpec(Strict):
     """What the model eats: x = (pixel / 255 − mean[c]) / std[c] in float32, of uint8 (h, w, c) images."""
 
@@ -34,6 +46,8 @@ class InputSpec(Strict):
     channels: int = Field(ge=1)
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    framing: Framing | None = None
+    """None: images come in the model's size."""
 
     def pixel_range(self) -> tuple[float, float]:
         """Return the least and the greatest value that x can take."""

@@ -1,22 +1,24 @@
 """The command line: parses, calls one stage, shows what it returns. `msq --help` lists the commands."""
 
 import errno
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from msq import __version__, plugins
-from msq.artefact import as_json
 from msq.bundle import Arena
+from msq.bundle_cli import bundle_app
+from msq.compare_cli import compare
 from msq.errors import MsqError, StorageError
+from msq.measure_cli import Images, classify, measure, verify
 from msq.recipe import RecipeFile
+from msq.report_cli import report
+from msq.store_cli import history, store_app
+from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,26 +27,15 @@ app = typer.Typer(
 )
 device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
-
-# What a program reads goes to stdout; progress and messages for people go to stderr.
-_messages = Console(stderr=True)
-_out = Console()
+app.add_typer(store_app, name="store")
+app.add_typer(bundle_app, name="bundle")
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Runtime = Annotated[str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, reference.")]
-DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Protocol = Annotated[
-    str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
-]
-Images = Annotated[
-    int | None, typer.Option(min=1, help="Test images to run; default: enough for ±1 % at 95 % confidence.")
-]
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"msq {__version__}", highlight=False)
+        output.print(f"msq {__version__}", highlight=False)
         raise typer.Exit
 
 
@@ -82,9 +73,9 @@ def train(
     """Train a recipe: float run, 8-bit baseline, method. A stopped run goes on where it was."""
     from train.fit import train as run
 
-    checkpoint = run(RecipeFile.read(recipe), out, work, _messages)
+    checkpoint = run(RecipeFile.read(recipe), out, work, messages)
     if as_json_:
-        _print_json(checkpoint)
+        print_json(checkpoint)
 
 
 @app.command()
@@ -92,14 +83,18 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write; the same as .tar beside it.")],
     runtime: Runtime = "onnxruntime",
+    processor: Annotated[
+        list[str] | None,
+        typer.Option(help="Processor that TVM's machine code is made for, e.g. cortex-a76; at most one of a machine."),
+    ] = None,
     as_json_: Json = False,
 ) -> None:
     """Lower a checkpoint to a bundle for a runtime, and check it against the oracle."""
     from export.bundle import export as run
 
-    manifest = run(checkpoint, out, runtime)
+    manifest = run(checkpoint, out, runtime, processor or ())
     sizes, parity = manifest.sizes, manifest.parity
-    _messages.print(
+    messages.print(
         f"{out}: {sizes.model_bytes / 1024:.1f} KiB at {manifest.average_bits:.2f} bits a weight "
         f"(limit {sizes.limit_bytes / 1024:.1f}); {parity.values} values of {parity.tensors} tensors, "
         f"largest difference to the oracle {parity.max_lsb} LSB",
@@ -107,70 +102,13 @@ def export(
         soft_wrap=True,
     )
     if manifest.arena:
-        _messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
+        messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
-        _print_json(manifest)
+        print_json(manifest)
 
 
-@app.command()
-def measure(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    evaluation: Annotated[Path, typer.Option(help="Folder with images.npy and labels.npy of the test set.")],
-    out: Annotated[Path, typer.Option(help="Measurement to write (JSON).")],
-    device: DeviceName = "local",
-    runtime: Runtime = "onnxruntime",
-    images: Images = None,
-    protocol: Protocol = "quick",
-    as_json_: Json = False,
-) -> None:
-    """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
-    from devices.measure import measure as run
-
-    measurement = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
-    if as_json_:
-        _print_json(measurement)
-
-
-@app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    device: DeviceName = "local",
-    runtime: Runtime = "onnxruntime",
-    layers: Annotated[
-        bool, typer.Option("--layers", help="A row for every tensor, not for every kind of node.")
-    ] = False,
-    as_json_: Json = False,
-) -> None:
-    """Run a bundle's golden vectors on a device and print how they compare; exits with 9 where they must not differ."""
-    from devices.verify import table
-    from devices.verify import verify as run
-
-    verified = run(bundle, device, runtime)
-    if as_json_:
-        sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
-    else:
-        _out.print(table(verified, by_tensor=layers))
-    verified.require()
-
-
-@app.command()
-def report(
-    measurement: Annotated[Path, typer.Argument(help="Measurement (JSON).")],
-    out: Annotated[Path, typer.Option(help="Page to write (HTML).")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe whose gates are judged.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML of the gates to write.")] = None,
-    as_json_: Json = False,
-) -> None:
-    """Write the report page and print its table; exits with 12 when a gate of the recipe fails."""
-    from reports.report import report as run
-    from reports.terminal import show
-
-    result = run(measurement, out, RecipeFile.read(recipe).recipe.gates if recipe else None, junit)
-    if as_json_:
-        _print_json(result)
-    else:
-        show(result, _out)
-    result.raise_for_gates()
+for command in (measure, verify, classify, report, compare, history):
+    app.command()(command)
 
 
 @app.command()
@@ -188,8 +126,17 @@ def deploy(
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
     measurement = run / runtime / f"{device}.json"
-    measure(run / runtime / "bundle", run / "checkpoint" / "evaluation", measurement, device, runtime, images)
-    report(measurement, run / runtime / f"{device}.html", recipe)
+    pictures, store = run / "checkpoint" / "evaluation", build / "store.db"
+    measure(
+        measurement,
+        run / runtime / "bundle",
+        pictures,
+        device=device,
+        runtime=runtime,
+        images=images,
+        store=store,
+    )
+    report(measurement, run / runtime / f"{device}.html", recipe, store=store, evaluation=pictures)
 
 
 @app.command()
@@ -198,7 +145,7 @@ def bits(checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint
     from msq.bitmap import BitMap
     from msq.checkpoint import Checkpoint
 
-    _print_json(BitMap.of(Checkpoint.open(checkpoint)))
+    print_json(BitMap.of(Checkpoint.open(checkpoint)))
 
 
 @app.command("list")
@@ -216,7 +163,7 @@ def list_plugins(
     if what == "devices":
         list_devices()
     elif what in packages:
-        _out.print("\n".join(plugins.names(packages[what])), highlight=False)
+        output.print("\n".join(plugins.names(packages[what])), highlight=False)
     else:
         raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
 
@@ -227,7 +174,7 @@ def list_devices() -> None:
     from devices.profile import profiles
 
     for profile in profiles():
-        _out.print(f"{profile.name:<18}{profile.title}", highlight=False)
+        output.print(f"{profile.name:<18}{profile.title}", highlight=False)
 
 
 @device_app.command("up")
@@ -239,7 +186,7 @@ def device_up(
     from devices.measure import prepare
 
     prepare(device, runtime)
-    _messages.print(f"{device} is ready for {runtime}", highlight=False)
+    messages.print(f"{device} is ready for {runtime}", highlight=False)
 
 
 def _arena_line(arena: Arena) -> str:
@@ -251,10 +198,6 @@ def _arena_line(arena: Arena) -> str:
         f"arena: {arena.bytes / 1024:.1f} KiB, {arena.bytes / arena.bound_bytes:.2f} × the least that any plan takes; "
         f"fullest at {busiest}: {shape}"
     )
-
-
-def _print_json(value: BaseModel) -> None:
-    sys.stdout.write(json.dumps(as_json(value), indent=1) + "\n")
 
 
 def main() -> None:
@@ -277,7 +220,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _fail(error: MsqError) -> int:
-    _messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if error.hint:
-        _messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
+        messages.print(f"[bold]hint:[/] {escape(error.hint)}", highlight=False, soft_wrap=True)
     return error.exit_code

@@ -80,7 +80,7 @@ class IntegerModel:
             "input": self.input,
             "output": self.output,
             "tensors": [asdict(tensor) for tensor in self.tensors.values()],
-            "nodes": [_node_to_json(node) for node in self.nodes],
+            "nodes": [node_to_json(node) for node in self.nodes],
             "arrays": {name: asdict(stored) for name, stored in placed.items()},
         }
         (folder / GRAPH_FILE).write_text(json.dumps(graph, indent=1) + "\n", encoding="utf-8")
@@ -122,7 +122,8 @@ def _map_arrays(path: Path, placed: Mapping[str, Stored]) -> dict[str, Array]:
     return arrays
 
 
-def _node_to_json(node: Node) -> dict[str, Any]:
+def node_to_json(node: Node) -> dict[str, Any]:
+    """Return what model.json says of a node: all but its arrays."""
     entry: dict[str, Any] = {"kind": node.kind}
     for item in fields(node):
         value = getattr(node, item.name)

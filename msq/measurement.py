@@ -65,22 +65,19 @@ class Conditions(Strict):
     temperatures: dict[str, int]
 
 
-class Measurement(Artefact):
-    """A device's answers for one bundle. figures holds what a report shows, by name.
+class Observation(Artefact):
+    """A device's answers for one model. figures holds what a report shows, by name.
 
     Names in use: top1, host_top1 (Manifest.net: the full test set on the host), model_bytes, weight_bytes,
     resident_weight_bytes; only where they can be measured truly: latency_p50, latency_p90, latency_p95, latency_p99,
     first_answer, peak_memory, load_peak_memory, run_peak_memory, anonymous_memory, file_memory.
     """
 
-    manifest: Manifest
-    manifest_sha256: str
     runtime: str
     runtime_version: str
     runtime_mode: RuntimeMode
     device: Device
     environment: Environment
-    parity: TensorParity
     figures: dict[str, Figure]
     predictions: tuple[Prediction, ...]
     protocol: str | None = None
@@ -98,3 +95,24 @@ class Measurement(Artefact):
     def disagreements(self) -> tuple[Prediction, ...]:
         """The images that the device and the exporting host gave different classes."""
         return tuple(said for said in self.predictions if said.host not in (None, said.predicted))
+
+
+class Measurement(Observation):
+    """A device's answers for one bundle."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    parity: TensorParity
+
+
+class FileMeasurement(Observation):
+    """A device's answers for one model file of any origin, which nobody but its own runtime can check."""
+
+    name: str
+    """Of the file."""
+    sha256: str
+    size: tuple[int, int, int]
+    """Height, width and channels of its images."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """As in msq.checkpoint.InputSpec."""

@@ -81,6 +81,19 @@ class Export(Strict):
     golden: int = Field(8, ge=1, le=256)
 
 
+class Regression(Strict):
+    """By how much a measurement may be worse than the last release's of the same model, device and runtime.
+
+    top1 is a fraction of all test images, as in max_drop_vs_float; the others are shares of what the release took.
+    """
+
+    top1: float | None = Field(None, ge=0, le=1)
+    latency: float | None = Field(None, ge=0)
+    """Of p90; judged where time was measured, like the next."""
+    peak_memory: float | None = Field(None, ge=0)
+    size: float | None = Field(None, ge=0)
+
+
 class Gates(Strict):
     """What a measurement must reach to be released; accuracies and drops are fractions, a KB is 1024 bytes."""
 
@@ -90,6 +103,7 @@ class Gates(Strict):
     max_latency_p90_ms: float | None = Field(None, gt=0)
     """Judged where time is real: not on an emulator. Memory likewise."""
     max_peak_memory_kb: float | None = Field(None, gt=0)
+    max_regression: Regression = Field(default_factory=Regression)
 
 
 class Recipe(Strict):

@@ -34,7 +34,7 @@ def classes(measurement: Measurement) -> Classes:
     """Count the device's predictions by class. A label without a name is called by its number."""
     said = Counter((answer.label, answer.predicted) for answer in measurement.predictions)
     ids = sorted({label for pair in said for label in pair})
-    names = {label: _name(label, measurement.manifest.labels) for label in ids}
+    names = {label: class_name(label, measurement.manifest.labels) for label in ids}
     totals = Counter(answer.label for answer in measurement.predictions)
     kind = observed(measurement.device)
     return Classes(
@@ -49,5 +49,6 @@ def classes(measurement: Measurement) -> Classes:
     )
 
 
-def _name(label: int, labels: tuple[str, ...]) -> str:
+def class_name(label: int, labels: tuple[str, ...]) -> str:
+    """Return a class's name; its number where it has none."""
     return printable(labels[label]) if 0 <= label < len(labels) else f"class {label}"

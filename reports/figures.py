@@ -63,12 +63,12 @@ def compressions(manifest: Manifest) -> dict[str, Figure]:
 
 def file_size(manifest: Manifest) -> Figure:
     """Return the bytes that the runtime loads."""
-    return stored_bytes(manifest.sizes.model_bytes)
+    return stored(manifest.sizes.model_bytes)
 
 
-def stored_bytes(count: int) -> Figure:
-    """Return a number of bytes read off, or computed exactly from, a file."""
-    return Figure(value=count, unit="bytes", kind=Kind.ARTEFACT)
+def stored(count: int, unit: str = "bytes") -> Figure:
+    """Return a number read off, or computed exactly from, a file."""
+    return Figure(value=count, unit=unit, kind=Kind.ARTEFACT)
 
 
 def recorded(measurement: Measurement) -> dict[str, Figure]:
@@ -86,6 +86,18 @@ def times(measurement: Measurement) -> dict[str, Figure]:
         return {}
     found = recorded(measurement).items()
     return {name.removeprefix(LATENCY): figure for name, figure in found if name.startswith(LATENCY)}
+
+
+def memory(measurement: Measurement) -> dict[str, Figure]:
+    """Return the levels of memory by title, as far as they were measured."""
+    titles = {
+        "load_peak_memory": "Peak, loading",
+        "run_peak_memory": "Peak, running",
+        "anonymous_memory": "Steady, own pages",
+        "file_memory": "Steady, of files",
+    }
+    found = recorded(measurement)
+    return {title: found[name] for name, title in titles.items() if name in found}
 
 
 def _ratio(above: float, below: float) -> Figure:

@@ -1,6 +1,8 @@
 """The page: one self-contained HTML file that a product team reads, offline, in light or dark, or on paper."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
@@ -11,19 +13,31 @@ from msq.bundle import Sizes
 from msq.checkpoint import EpochRecord
 from msq.measurement import Measurement
 from msq.provenance import MEANING, Figure, Kind
-from reports import charts, figures, gates, wording
+from reports import charts, figures, gates, memory_charts, run_charts, wording
 from reports.absences import absences
 from reports.classes import Classes, classes
 from reports.drawing import Drawing
 from reports.gates import GateResult
+from reports.runs import Run
+from reports.thumbnails import Album
 
 MOST_CLASSES = 20
 """Up to so many classes, all are drawn and the confusion matrix is shown; beyond, the weakest ones are drawn."""
 
 
-def render(measurement: Measurement, results: list[GateResult]) -> str:
-    """Return the page as HTML. Nothing that stands in the measurement can become markup, script or a link."""
-    return _environment().get_template("page.html.j2").render(_content(measurement, results))
+def render(
+    measurement: Measurement,
+    results: Sequence[GateResult],
+    runs: Sequence[Run] = (),
+    albums: Sequence[Album] = (),
+) -> str:
+    """Return the page as HTML. Nothing that stands in the measurement can become markup, script or a link.
+
+    Args:
+        runs: all that the measurement is seen among, itself included. albums: images of the worst confusions.
+    """
+    content = _content(measurement, results) | _memory(measurement) | _among(measurement, runs)
+    return _environment().get_template("page.html.j2").render(content, albums=albums, sections=_sections(content))
 
 
 def _environment() -> Environment:
@@ -50,15 +64,19 @@ def _printable(value: Any) -> Any:
     return wording.printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _content(measurement: Measurement, results: list[GateResult]) -> dict[str, Any]:
+def _content(measurement: Measurement, results: Sequence[GateResult]) -> dict[str, Any]:
     manifest, device = measurement.manifest, measurement.device
     answers = classes(measurement)
     test_set = figures.test_set_accuracies(manifest)
     on_device = figures.device_accuracy(measurement)
     records = trained_bits(manifest.history)
-    times = figures.times(measurement)
+    times, samples = figures.times(measurement), measurement.latency_seconds
+    script = files("reports").joinpath("page.js").read_text(encoding="utf-8")
     return {
         "style": Markup(files("reports").joinpath("style.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        # No other script runs, whatever the data hold.
+        "script_sha256": base64.b64encode(sha256(script.encode()).digest()).decode(),
         "measurement": measurement,
         "manifest": manifest,
         "device": device,
@@ -94,7 +112,61 @@ def _content(measurement: Measurement, results: list[GateResult]) -> dict[str, A
         "float_epochs": len(manifest.history) - len(records),
         "size_chart": charts.sizes(manifest.sizes, _sizes_in_words(measurement)),
         "latency_chart": _latency_chart(measurement, times),
+        "latency_cut": bool(times) and charts.latency_top(samples) < max(samples),
     }
+
+
+def _memory(measurement: Measurement) -> dict[str, Any]:
+    """Return the charts of memory and of where the file's bytes lie."""
+    arena, layers = measurement.manifest.arena, measurement.manifest.layers
+    found = figures.memory(measurement)
+    said = ", ".join(f"{name} {wording.figure(figure)}" for name, figure in found.items())
+    return {
+        "level_chart": memory_charts.levels(found, f"Memory of the process: {said}.") if found else None,
+        "arena_chart": memory_charts.arena(
+            arena, f"Bytes in use of the arena over {len(arena.timeline)} nodes, at most {wording.size(arena.bytes)}."
+        )
+        if arena and arena.timeline
+        else None,
+        "width_chart": memory_charts.widths(layers, "Packed bytes of the layers of each width.") if layers else None,
+    }
+
+
+def _among(measurement: Measurement, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return all runs, their Pareto plots, and the allocations of bits to this model's layers, each once."""
+    layers = [layer.name for layer in measurement.manifest.layers]
+    distinct = {tuple(run.bits.values()): run for run in runs if list(run.bits) == layers}
+    drawn = [(run_charts.against_size(runs, "Accuracy against size of all runs."), "Accuracy against size.")]
+    for kind in (Kind.MEASURED_BOARD, Kind.MEASURED_HOST):
+        where = MEANING[kind]
+        chart = run_charts.against_latency(runs, kind, f"Accuracy against latency, {where}.")
+        drawn.append((chart, f"Accuracy against latency, p50, {where}."))
+    return {
+        "runs": runs,
+        "frontier": run_charts.FRONTIER,
+        "run_charts": [(chart, caption) for chart, caption in drawn if chart],
+        "allocations": sorted(distinct.values(), key=lambda run: run.average_bits.value),
+    }
+
+
+def _sections(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sections that the page has, by anchor."""
+    shown = {
+        "gates": ("Gates", True),
+        "accuracy": ("Accuracy", True),
+        "classes": ("Classes", content["class_chart"]),
+        "bits": ("Bits", True),
+        "size": ("Size", True),
+        "latency": ("Latency", content["latency_chart"]),
+        "memory": ("Memory", content["level_chart"] or content["arena_chart"]),
+        "all-runs": ("All runs", len(content["runs"]) > 1),
+        "parity": ("Parity", True),
+        "device": ("Device", True),
+        "absent": ("Not measured", True),
+        "figures": ("Every figure", True),
+        "again": ("Make it again", True),
+    }
+    return {anchor: title for anchor, (title, there) in shown.items() if there}
 
 
 def summary(measurement: Measurement) -> str:

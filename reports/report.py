@@ -1,53 +1,96 @@
-"""The report stage: a measurement file in, a page and the results of its gates out."""
+"""The report stage: a measurement file in; a page, the same in other formats, and the results of its gates out."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
-
-from msq.artefact import Strict
 from msq.atomic import write_text
 from msq.errors import GateError, UsageError
 from msq.measurement import Measurement
 from msq.recipe import Gates
-from reports.gates import GateResult, evaluate
+from reports import regression, sides
+from reports.card import model_card
+from reports.document import Document, as_csv, document
+from reports.gates import evaluate
 from reports.junit import junit
 from reports.page import render
+from reports.runs import runs
+from reports.store import DEFAULT
+from reports.summary import markdown
+from reports.thumbnails import albums
 
 
-class ReportResult(Strict):
-    """Where the page lies, and how each gate came out."""
+@dataclass(frozen=True)
+class Outputs:
+    """The files that are written; None is not. docs/reports.md says what each holds."""
 
-    page: Path
-    gates: tuple[GateResult, ...]
-    passed: bool
-    measurement: Measurement = Field(exclude=True)
+    page: Path | None = None
+    markdown: Path | None = None
+    csv: Path | None = None
+    card: Path | None = None
+    junit: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A report, and where it was written."""
+
+    measurement: Measurement
+    document: Document
+    outputs: Outputs
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate failed."""
+        return self.document.passed
 
     def raise_for_gates(self) -> None:
         """Do nothing when every gate passed. Raises GateError, which names those that failed."""
-        failed = [result.words for result in self.gates if result.outcome == "failed"]
+        failed = [result.words for result in self.document.gates if result.outcome == "failed"]
         if failed:
-            raise GateError("; ".join(failed), hint=f"{self.page} shows every gate and where its figures come from")
+            page = self.outputs.page or self.outputs.markdown
+            hint = f"{page} shows every gate and where its figures come from" if page else ""
+            raise GateError("; ".join(failed), hint=hint)
 
 
-def report(measurement: Path, out: Path, gates: Gates | None = None, junit_file: Path | None = None) -> ReportResult:
-    """Write the page of a measurement and judge its gates. A gate that fails is a result, not an error.
+def report(
+    measurement: Path,
+    outputs: Outputs,
+    gates: Gates | None = None,
+    baseline: str | None = None,
+    store: Path = DEFAULT,
+    evaluation: Path | None = None,
+) -> ReportResult:
+    """Write the report of a measurement and judge its gates. A gate that fails is a result, not an error.
 
     Args:
         measurement: a measurement's JSON file.
-        out: the HTML file to write.
         gates: the recipe's gates; without them only the standing gate, bit-exactness, is judged.
-        junit_file: where the gates are written as JUnit XML, if anywhere.
+        baseline: what max_regression is judged against, as reports.sides.baseline takes it.
+        store: where it is kept, and all the runs that the page shows it among.
+        evaluation: folder with the test images, whose worst confusions the page shows.
     Raises:
         BundleError: the measurement is missing or does not fit its schema.
-        StorageError: the page cannot be written.
-        UsageError: out is a folder.
+        StorageError: a file cannot be written.
+        UsageError: one of them is a folder, or the baseline is of something else.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint=f"name the page, such as {out / 'report.html'}")
+    for path in vars(outputs).values():
+        if path and path.is_dir():
+            raise UsageError(f"{path} is a folder", hint=f"name the file, such as {path / 'report.html'}")
     found = Measurement.read(measurement)
     results = evaluate(gates, found)
-    write_text(out, render(found, results))
-    if junit_file:
-        write_text(junit_file, junit(found, results))
-    passed = not any(result.outcome == "failed" for result in results)
-    return ReportResult(page=out, gates=tuple(results), passed=passed, measurement=found)
+    if gates:
+        results += regression.evaluate(gates.max_regression, found, sides.baseline(found, baseline, store))
+    made = document(found, results)
+    pictures = albums(found, evaluation) if evaluation else ()
+    written: list[tuple[Path | None, Callable[[], str]]] = [
+        (outputs.page, lambda: render(found, results, runs(found, store), pictures)),
+        (outputs.markdown, lambda: markdown(made)),
+        (outputs.csv, lambda: as_csv(made)),
+        (outputs.card, lambda: model_card(found, made)),
+        (outputs.junit, lambda: junit(found, results)),
+    ]
+    for path, text in written:
+        if path:
+            write_text(path, text())
+    return ReportResult(found, made, outputs)

@@ -21,8 +21,10 @@ def show(result: ReportResult, console: Console) -> None:
     """Print the report. Where the output is no terminal it has no colours and is not folded to 80 columns."""
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH, color_system=None)
-    console.print(summary(result.measurement, result.gates), width=min(WIDTH, console.width))
-    console.print(_text(f"page: {result.page}"), soft_wrap=True)
+    console.print(summary(result.measurement, result.document.gates), width=min(WIDTH, console.width))
+    for what, path in vars(result.outputs).items():
+        if path:
+            console.print(_text(f"{what}: {path}"), soft_wrap=True)
 
 
 def summary(measurement: Measurement, results: Sequence[GateResult]) -> RenderableType:
@@ -93,8 +95,8 @@ def _bits(measurement: Measurement) -> Iterator[Row]:
 def _bytes(measurement: Measurement) -> Iterator[Row]:
     found = measurement.manifest.sizes
     yield _row("Model file", figures.file_size(measurement.manifest), f"limit {wording.size(found.limit_bytes)}")
-    yield _row("Weights in int8", figures.stored_bytes(found.int8_bytes), "with scales and biases")
-    yield _row("Weights in float32", figures.stored_bytes(found.float32_bytes), "with biases")
+    yield _row("Weights in int8", figures.stored(found.int8_bytes), "with scales and biases")
+    yield _row("Weights in float32", figures.stored(found.float32_bytes), "with biases")
 
 
 def _parity(measurement: Measurement) -> Iterator[Row]:
@@ -108,7 +110,7 @@ def _parity(measurement: Measurement) -> Iterator[Row]:
 
 def _times(measurement: Measurement) -> Iterator[Row]:
     for name, found in figures.times(measurement).items():
-        yield _row(f"Latency, {name}", found, "one image" + (f"; {found.note}" if found.note else ""))
+        yield _row(f"Latency, {name}", found, found.note or "one image")
 
 
 def _legend(measurement: Measurement) -> list[Text]:

@@ -1,7 +1,8 @@
-"""LiteRT as released: convolutions on int8 weights, linear layers on int8, int4 or int2, by XNNPACK."""
+"""LiteRT with our delegate (runtimes/delegate): it runs the packed operators on the weights as the file holds them."""
 
-import importlib.metadata
-from collections.abc import Mapping
+import ctypes
+import functools
+from ctypes import c_char_p, c_int32, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -10,161 +11,91 @@ from numpy.typing import NDArray
 
 from msq.errors import BundleError, DeviceError
 from msq.integer_model import IntegerModel
-from msq.nodes import Constant
-from runtimes import _litert_weights
-from runtimes.reference import ReferenceSession
+from runtimes import _kernels
+from runtimes._litert import MODEL_FILE, PACKAGES, PROBE_FILE, File, litert, one_line, version
+
+__all__ = ["LOWERING", "MODE", "PACKAGES", "STEPWISE", "libraries", "load", "resident", "version"]
 
 LOWERING = "tflite"
-MODE = "stock"
-STEPWISE = True
+MODE = "hook"
+STEPWISE = False
 
-MODEL_FILE = "model.tflite"
-PROBE_FILE = "probe.tflite"
-DISTRIBUTION = "ai-edge-litert"
-
-Array = NDArray[Any]
-
-
-def _pinned() -> str:
-    try:
-        return f"{DISTRIBUTION}=={importlib.metadata.version(DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return DISTRIBUTION
-
-
-PACKAGES = (_pinned(),)
-
-
-def version() -> str:
-    """Return the installed release. Raises DeviceError when there is none."""
-    _import()
-    return importlib.metadata.version(DISTRIBUTION)
+ABI = 1
+LIBRARY_VARIABLE = "MSQ_LITERT_LIBRARY"
+"""Environment variable that names another file."""
 
 
 def libraries() -> dict[str, str]:
-    """Return nothing: it runs alone, and XNNPACK is part of it."""
-    return {}
+    """Return the tier of the packed kernels. Raises DeviceError when they are not built or the tier cannot be had."""
+    _, library = _library()
+    name = library.msq_tier_name()
+    if name is None:
+        raise DeviceError(library.msq_error().decode(), hint="unset MSQ_KERNELS_TIER, or name another tier")
+    return {"packed kernels": name.decode()}
 
 
 def resident(model: IntegerModel) -> tuple[int, str]:
-    """Return the bytes of weights at their containers' widths, with scales and biases: XNNPACK's packed copies."""
-    held = model.parameter_bytes + sum(_litert_weights.held(node) for node in model.weighted())
-    return held, "XNNPACK holds a packed copy, int8 or the linear layers' int4 and int2, beside the mapped file"
+    """Return the bytes of the packed weights, mapped from their file, scales, biases, and constants of the kernels."""
+    held, _ = _kernels.resident(model)
+    return held, "packed weights mapped from model.tflite; a panel is unpacked while it runs"
 
 
 def load(bundle: Path, threads: int) -> "LitertSession":
-    """Load model.tflite of a bundle on the CPU.
+    """Load model.tflite of a bundle on the CPU, its packed operators on our delegate.
 
     Args:
         bundle: the bundle's folder. threads: threads within an operator.
     Raises:
-        DeviceError: LiteRT is not installed.
-        BundleError: it refuses the model.
+        DeviceError: LiteRT is not installed, or the delegate is not built or cannot be had with so many threads.
+        BundleError: the model is refused, or has no packed operators.
     """
     return LitertSession(bundle, threads)
 
 
 class LitertSession:
-    """model.tflite loaded; probe.tflite, every node as a graph of its own, loads when asked for.
+    """model.tflite loaded; probe.tflite, the same graph with every int8 tensor as an output, loads when asked for.
 
     Args:
         bundle: folder. threads: within an operator.
-    Raises:
-        BundleError: LiteRT refuses the model.
     """
 
     def __init__(self, bundle: Path, threads: int) -> None:
         self._bundle, self._threads = bundle, threads
-        self._interpreter = _open(bundle / MODEL_FILE, threads)
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._model = _open(bundle / MODEL_FILE, threads)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output, float32 (n, …), of images float32 (n, height, width, channels), one after another."""
-        outputs = [self._run_one(image[np.newaxis]) for image in np.ascontiguousarray(images, np.float32)]
-        shape = self._interpreter.get_output_details()[0]["shape"][1:]
-        return np.concatenate(outputs) if outputs else np.zeros((0, *shape), np.float32)
+        return self._model.run(images)[0]
 
-    def _run_one(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            self._interpreter.set_tensor(self._input, image)
-            self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(
-                f"{self._bundle / MODEL_FILE}: LiteRT failed: {_one_line(error)}", hint="see the bundle's input"
-            ) from None
-        output: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
-        return output
-
-    def tensors(self, images: NDArray[np.float32]) -> dict[str, Array]:
-        """Return what every node computes from the oracle's tensors, by its output's name, batch first.
-
-        LiteRT rounds sums, pools and attention in its own way. Fed by the oracle, a node shows its own difference
-        and not those of the nodes before it.
-
-        Raises:
-            BundleError: the nodes, each fed by those before it, give another output than the whole model does.
-        """
-        model = IntegerModel.load(self._bundle)
-        probe = _Probe(self._bundle / PROBE_FILE, self._threads, model)
-        found: dict[str, list[Array]] = {}
-        for image in np.ascontiguousarray(images, np.float32)[:, np.newaxis]:
-            chained = probe.walk({model.input: image}, {})
-            if not np.array_equal(chained[model.output], self._run_one(image[0:1])):
-                raise BundleError(
-                    f"{self._bundle / PROBE_FILE}: its nodes compute another output than {MODEL_FILE}",
-                    hint="report the model",
-                )
-            given = {model.input: image, **ReferenceSession(model).tensors(image)}
-            for name, value in probe.walk({}, given).items():
-                found.setdefault(name, []).append(value)
-        return {name: np.concatenate(values) for name, values in found.items()}
+    def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every int8 tensor and the output by name, batch first and channels last."""
+        probe = _open(self._bundle / PROBE_FILE, self._threads)
+        return dict(zip(probe.names(), probe.run(images), strict=True))
 
 
-class _Probe:
-    """probe.tflite: a signature a node, named as the node is; its inputs and output are named as the tensors are."""
-
-    def __init__(self, path: Path, threads: int, model: IntegerModel) -> None:
-        self._model, self._path = model, path
-        self._interpreter = _open(path, threads)
-        steps = [node for node in model.nodes if not isinstance(node, Constant)]
-        try:
-            self._runners = {node.name: self._interpreter.get_signature_runner(node.name) for node in steps}
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(f"{path}: LiteRT refuses it: {_one_line(error)}", hint="export again") from None
-
-    def walk(self, start: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every node's output for one image; a node's inputs are `given`, or else what nodes before it gave."""
-        found: dict[str, Array] = {}
-        for node in self._model.nodes:
-            if isinstance(node, Constant):
-                found[node.output] = node.codes[np.newaxis]
-                continue
-            runner = self._runners[node.name]
-            known = {**start, **found, **given}
-            found[node.output] = runner(**{name: known[name] for name in runner.get_input_details()})[node.output]
-        return found
-
-
-def _import() -> Any:
+def delegate(threads: int) -> Any:
+    """Return a delegate, for one interpreter. Raises DeviceError when it is not built, or cannot have the threads."""
+    place, _ = _library()
     try:
-        from ai_edge_litert import interpreter
-    except ImportError as error:
-        raise DeviceError(f"LiteRT is not installed here: {error}", hint=f"pip install {PACKAGES[0]}") from None
-    return interpreter
+        return litert().load_delegate(str(place), {"threads": threads})
+    except (ValueError, OSError) as error:
+        raise DeviceError(f"the delegate for LiteRT cannot be had: {one_line(error)}") from None
 
 
-def _open(path: Path, threads: int) -> Any:
-    litert = _import()
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file", hint="export again")
-    try:
-        interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise BundleError(f"{path}: LiteRT refuses it: {_one_line(error)}", hint="export again") from None
-    return interpreter
+def _open(path: Path, threads: int) -> File:
+    """Return a file on a delegate of its own. One that has nothing for it would run on LiteRT alone: it is refused."""
+    taking = delegate(threads)
+    file = File(path, threads, taking)
+    if _library()[1].msq_litert_operators(taking._get_native_delegate_pointer()) == 0:
+        raise BundleError(f"{path}: it has no packed operators", hint="export it for litert, or run it on litert-stock")
+    return file
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+@functools.cache
+def _library() -> tuple[Path, Any]:
+    path = _kernels.library_path("libmsq_litert.so", LIBRARY_VARIABLE)
+    library: ctypes.CDLL = _kernels.open_library(path, "the delegate for LiteRT", "msq_litert_abi", ABI)
+    library.msq_error.restype = library.msq_tier_name.restype = c_char_p
+    library.msq_use_tier.argtypes = [c_char_p]
+    library.msq_litert_operators.argtypes, library.msq_litert_operators.restype = [c_void_p], c_int32
+    return path, library

@@ -215,7 +215,9 @@ class NativeSession:
 
 def _place(array: Any) -> Any:
     """Return an array as an argument of a function of C; what numpy has for it takes as long as a small layer."""
-    return _Place.from_buffer(array) if array.flags.writeable else array.ctypes.data
+    if not array.flags.writeable:
+        return array.ctypes.data
+    return _Place.from_buffer(array)  # type: ignore[arg-type]  # it has a buffer, which its type says from 3.12 on
 
 
 def _error(library: Any, status: int) -> MsqError:

@@ -69,19 +69,19 @@ class OnnxRuntimeSession:
 
     def __init__(self, bundle: Path, threads: int, library: Path | None = None) -> None:
         self._bundle, self._threads, self._library = bundle, threads, library
-        self._session = _open(bundle / MODEL_FILE, threads, library)
+        self._session = open_file(bundle / MODEL_FILE, threads, library)
         self._probe: Any = None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output, float32 (n, …), of images float32 (n, height, width, channels)."""
-        (output,) = _call(self._session, images, self._bundle / MODEL_FILE)
+        (output,) = call(self._session, np.asarray(images, np.float32), self._bundle / MODEL_FILE)
         return np.asarray(output, np.float32)
 
     def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every int8 tensor and the output by name, batch first and channels last."""
         if self._probe is None:
-            self._probe = _open(self._bundle / PROBE_FILE, self._threads, self._library)
-        values = _call(self._probe, images, self._bundle / PROBE_FILE)
+            self._probe = open_file(self._bundle / PROBE_FILE, self._threads, self._library)
+        values = call(self._probe, np.asarray(images, np.float32), self._bundle / PROBE_FILE)
         names = [output.name for output in self._probe.get_outputs()]
         return dict(zip(names, values, strict=True))
 
@@ -101,7 +101,14 @@ def _refusals() -> tuple[type[Exception], ...]:
     return tuple(cls for cls in vars(state).values() if isinstance(cls, type) and issubclass(cls, Exception))
 
 
-def _open(path: Path, threads: int, library: Path | None) -> Any:
+def open_file(path: Path, threads: int, library: Path | None = None) -> Any:
+    """Return a session of an .onnx file on the CPU.
+
+    Args:
+        threads: within an operator. library: of custom operators, if any.
+    Raises:
+        DeviceError: ONNX Runtime is not installed. BundleError: it refuses the model.
+    """
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -115,10 +122,11 @@ def _open(path: Path, threads: int, library: Path | None) -> Any:
         raise BundleError(f"{path}: ONNX Runtime refuses it: {_one_line(error)}", hint="export again") from None
 
 
-def _call(session: Any, images: NDArray[np.float32], path: Path) -> list[NDArray[Any]]:
+def call(session: Any, images: NDArray[Any], path: Path) -> list[NDArray[Any]]:
+    """Return the outputs for a session's one input. Raises BundleError, of the file at `path`."""
     name = session.get_inputs()[0].name
     try:
-        outputs: list[NDArray[Any]] = session.run(None, {name: np.ascontiguousarray(images, np.float32)})
+        outputs: list[NDArray[Any]] = session.run(None, {name: np.ascontiguousarray(images)})
     except _refusals() as error:
         raise BundleError(f"{path}: ONNX Runtime failed: {_one_line(error)}", hint="see the bundle's input") from None
     return outputs

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from devices.classify import classify
 from msq.bundle import Manifest
 from msq.checkpoint import Checkpoint
 from msq.cli import main
+from msq.errors import DataError
 from msq.measurement import Measurement
 from msq.provenance import Kind
 
@@ -31,10 +33,16 @@ def deploy(recipe: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_recipe_becomes_a_report_of_every_device_and_all_compute_the_same(recipe: Path, deploy) -> None:
     pi, phone, host = deploy("raspberrypi"), deploy("android"), deploy("local")
     oracle, native = deploy("jetson", "reference"), deploy("raspberrypi", "native")
-    for found in (pi, phone, host, oracle, native):
+    litert, tvm = deploy("raspberrypi", "litert"), deploy("jetson", "tvm")
+    for found in (pi, phone, host, oracle, native, litert, tvm):
         assert found.parity.equal_to_host
         assert found.parity.equal_to_oracle
         assert found.predictions == pi.predictions
+    files = sorted((recipe.parent / "data" / "test").rglob("*.png"))
+    bundle, labels = recipe.parent / "build" / "tiny" / "onnxruntime" / "bundle", pi.manifest.labels
+    assert classify(bundle, files, "local", "onnxruntime") == [labels[said.predicted] for said in pi.predictions]
+    with pytest.raises(DataError, match="not a readable image"):
+        classify(bundle, [recipe], "local", "onnxruntime")
     assert pi.environment.machine == "aarch64"
     assert {figure.kind for figure in pi.figures.values() if figure.unit == "seconds"} == set()
     assert host.figures["latency_p50"].kind == Kind.MEASURED_HOST

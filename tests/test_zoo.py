@@ -46,7 +46,14 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     np.testing.assert_array_equal(session.run(images), expected["output"])
     memory = session.memory()
     assert memory.arena <= 1.05 * memory.arena_bound
-    stock = export(tmp_path / "checkpoint", tmp_path / "litert", "litert")
+    packed = export(tmp_path / "checkpoint", tmp_path / "litert", "litert")
+    assert packed.parity.max_lsb == 0
+    np.testing.assert_array_equal(
+        runtimes.adapter("litert").load(tmp_path / "litert", 2).run(images), expected["output"]
+    )
+    for runtime in ("tvm", "tvm-stock"):
+        assert export(tmp_path / "checkpoint", tmp_path / runtime, runtime).parity.max_lsb == 0
+    stock = export(tmp_path / "checkpoint", tmp_path / "litert-stock", "litert-stock")
     assert stock.parity.max_lsb <= 1
-    # Convolutions, linear layers, pools, products and tables are exact in LiteRT too.
+    # Convolutions, linear layers, pools, products and tables are exact in LiteRT alone too.
     assert stock.parity.differing.keys() <= {"quantize", "add", "matmul", "layer_norm", "softmax"}

@@ -49,7 +49,7 @@ class Emulator(Sandbox):
         (identity / "model").write_text(f"{profile.title} (emulated CPU)\0", encoding="utf-8")
 
     def command(self, argv: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
-        """Return the emulator's argv for a program of the root, in an environment that has only the tier of the host's."""
+        """Return the emulator's argv for a program of the root, in an environment that has only the host's tier."""
         program = self.folder / argv[0] if argv[0].startswith("./") else self._root / "usr" / "bin" / argv[0]
         if not program.exists():
             raise DeviceError(f"{argv[0]}: no such program on the emulated board")

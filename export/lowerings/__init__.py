@@ -1,8 +1,8 @@
 """Lowerings by name, one file each: an integer model becomes the model file of a runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msq import plugins
 from msq.integer_model import IntegerModel
@@ -19,7 +19,10 @@ class Lowering(Protocol):
     """Distributions whose releases shape the model file; the manifest records them."""
 
     def content_bytes(self, model: IntegerModel) -> int:
-        """Return the bytes of weights and parameters in the format's own containers: what a file cannot go below."""
+        """Return the bytes of weights and parameters in the format's own containers: what a file cannot go below.
+
+        A format of machine code adds what its code takes, which does not depend on bits.
+        """
         ...
 
     def lower(self, model: IntegerModel, folder: Path) -> list[str]:
@@ -27,6 +30,23 @@ class Lowering(Protocol):
 
         Raises:
             LoweringError: the format cannot say what the model says.
+        """
+        ...
+
+
+@runtime_checkable
+class MachineLowering(Lowering, Protocol):
+    """A lowering to machine code."""
+
+    PROCESSORS: Mapping[str, Any]
+    """What code can be made for, by name."""
+
+    def lower(self, model: IntegerModel, folder: Path, processors: Sequence[str] = ()) -> list[str]:
+        """Write the model files of all usual machines, for the processors that are named: at most one of a machine.
+
+        Raises:
+            UsageError: there is no such processor, or two are of one machine.
+            LoweringError: the format cannot say what the model says, or what is linked into it is missing.
         """
         ...
 

@@ -25,6 +25,8 @@ SCHEMA_VERSION = 3
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 16
 """The schema demands it of buffers, but its generated Python code forgets it."""
+LINE = 64
+"""Packed weights lie at a multiple of it, so that kernels can read them where the file is mapped."""
 
 VERSIONS: Mapping[int, int] = {
     Operator.ADD: 2,
@@ -49,17 +51,39 @@ VERSIONS: Mapping[int, int] = {
 
 
 class _Buffer(schema.BufferT):  # type: ignore[misc]
+    alignment = ALIGNMENT
+
     def Pack(self, builder: Any) -> Any:
         if self.data is None:
             return super().Pack(builder)
         data = self.data.tobytes()
-        builder.StartVector(1, len(data), ALIGNMENT)
+        builder.StartVector(1, len(data), self.alignment)
         builder.head -= len(data)
         builder.Bytes[builder.head : builder.head + len(data)] = data
         vector = builder.EndVector()
         schema.BufferStart(builder)
         schema.BufferAddData(builder, vector)
         return schema.BufferEnd(builder)
+
+
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Holds equal vectors once: names, shapes, zero points, options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, int] = {}
+        self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateString(self, s: str, encoding: str = "utf-8", errors: str = "strict") -> int:
+        if s not in self._names:
+            self._names[s] = super().CreateString(s, encoding, errors)
+        return self._names[s]
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:
+        key = x.dtype.str, x.tobytes()
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
 
 
 class File:
@@ -71,8 +95,8 @@ class File:
         self._model.subgraphs, self._model.signatureDefs, self._model.operatorCodes = [], [], []
         # By convention the first buffer is empty: tensors without data refer to it.
         self._model.buffers = [_Buffer()]
-        self._places: dict[bytes, int] = {}
-        self._codes: dict[int, int] = {}
+        self._places: dict[tuple[bytes, int], int] = {}
+        self._codes: dict[int | str, int] = {}
 
     def subgraph(self, name: str) -> "Subgraph":
         """Append an empty subgraph."""
@@ -81,21 +105,24 @@ class File:
         return subgraph
 
     def buffer(self, data: NDArray[Any]) -> int:
-        """Return the buffer that holds the array; equal contents are held once."""
-        content = data.tobytes()
-        if content not in self._places:
+        """Return the buffer that holds the array; equal contents are held once. Of uint8 are packed weights alone."""
+        content, alignment = data.tobytes(), LINE if data.dtype == np.uint8 else ALIGNMENT
+        if (content, alignment) not in self._places:
             buffer = _Buffer()
-            buffer.data = np.frombuffer(content, np.uint8)
-            self._places[content] = len(self._model.buffers)
+            buffer.data, buffer.alignment = np.frombuffer(content, np.uint8), alignment
+            self._places[content, alignment] = len(self._model.buffers)
             self._model.buffers.append(buffer)
-        return self._places[content]
+        return self._places[content, alignment]
 
-    def code(self, operator: int) -> int:
-        """Return the place of an operator in the file's list of operators."""
+    def code(self, operator: int | str) -> int:
+        """Return the place of an operator, or of a custom one by its name, in the file's list of operators."""
         if operator not in self._codes:
             code = schema.OperatorCodeT()
-            code.builtinCode, code.deprecatedBuiltinCode = operator, min(operator, 127)
-            code.version = VERSIONS.get(operator, 1)
+            if isinstance(operator, str):
+                code.customCode, code.builtinCode = operator, Operator.CUSTOM
+            else:
+                code.builtinCode = operator
+            code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), VERSIONS.get(code.builtinCode, 1)
             self._codes[operator] = len(self._model.operatorCodes)
             self._model.operatorCodes.append(code)
         return self._codes[operator]
@@ -112,7 +139,7 @@ class File:
 
     def content(self) -> bytes:
         """Return the file's bytes."""
-        builder = flatbuffers.Builder()
+        builder = _Builder()
         builder.Finish(self._model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
 
@@ -143,7 +170,7 @@ class Subgraph:
             data: of a constant, as it is stored.
         """
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.hasRank = name, list(shape), kind, True
+        tensor.name, tensor.shape, tensor.type, tensor.hasRank = name, np.array(shape, np.int32), kind, True
         tensor.buffer = 0 if data is None else self._file.buffer(data)
         if len(scales):
             tensor.quantization = schema.QuantizationParametersT()
@@ -155,17 +182,27 @@ class Subgraph:
 
     def add(self, operator: int, inputs: Sequence[int], output: int, options: Any = None) -> int:
         """Append an operator and return its output. options: a table of the schema, such as Conv2DOptionsT."""
-        table = schema.OperatorT()
-        table.opcodeIndex, table.inputs, table.outputs = self._file.code(operator), list(inputs), [output]
+        table = self._add(operator, inputs, output)
         if options is not None:
             name = type(options).__name__.removesuffix("T")
             table.builtinOptionsType, table.builtinOptions = getattr(schema.BuiltinOptions, name), options
-        self.table.operators.append(table)
         return output
 
-    def close(self, inputs: Sequence[int], output: int) -> None:
+    def add_custom(self, name: str, inputs: Sequence[int], output: int, options: bytes) -> int:
+        """Append a custom operator and return its output. options: a FlexBuffer."""
+        table = self._add(name, inputs, output)
+        table.customOptions = np.frombuffer(options, np.uint8)
+        return output
+
+    def _add(self, operator: int | str, inputs: Sequence[int], output: int) -> Any:
+        table = schema.OperatorT()
+        table.opcodeIndex, table.inputs, table.outputs = self._file.code(operator), list(inputs), [output]
+        self.table.operators.append(table)
+        return table
+
+    def close(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Say what goes in and comes out."""
-        self.table.inputs, self.table.outputs = list(inputs), [output]
+        self.table.inputs, self.table.outputs = list(inputs), list(outputs)
 
 
 def _named(name: str, index: int) -> Any:

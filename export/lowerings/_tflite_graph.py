@@ -21,13 +21,13 @@ _REAL_RANGES = {
     Activation.RELU_N1_TO_1: (-1.0, 1.0),
 }
 """Fused activation → the real values that it keeps to."""
-_KINDS = {"float32": Type.FLOAT32, "int8": Type.INT8, "int32": Type.INT32}
+KINDS = {"float32": Type.FLOAT32, "int8": Type.INT8, "int32": Type.INT32, "uint8": Type.UINT8}
 
 
 class Graph:
     """A subgraph over tensors of an integer model. The batch, 1, is the first dimension of every tensor."""
 
-    def __init__(self, file: File, model: IntegerModel, name: str, *, narrow: bool) -> None:
+    def __init__(self, file: File, model: IntegerModel, name: str, *, narrow: bool = False) -> None:
         self.model, self.narrow = model, narrow
         self._subgraph = file.subgraph(name)
         self._values: dict[str, int] = {}
@@ -38,7 +38,7 @@ class Graph:
         if tensor.name not in self._values:
             scales = [tensor.scale] if tensor.dtype == "int8" else []
             self._values[tensor.name] = self._subgraph.tensor(
-                tensor.name, (1, *tensor.shape), _KINDS[tensor.dtype], scales=scales, zero_point=tensor.zero_point
+                tensor.name, (1, *tensor.shape), KINDS[tensor.dtype], scales=scales, zero_point=tensor.zero_point
             )
         return self._values[tensor.name]
 
@@ -60,7 +60,7 @@ class Graph:
         if key not in self._constants:
             name = f"constant{len(self._constants)}"
             self._constants[key] = self._subgraph.tensor(
-                name, array.shape, _KINDS[array.dtype.name], scales=scales, zero_point=zero_point, data=array
+                name, array.shape, KINDS[array.dtype.name], scales=scales, zero_point=zero_point, data=array
             )
         return self._constants[key]
 
@@ -110,10 +110,14 @@ class Graph:
             self.add(operator, [self.value(written), self.constant(code, np.int8, out)], result, options)
             written = result
 
-    def close(self, inputs: Sequence[str], output: str) -> None:
+    def add_custom(self, name: str, inputs: Sequence[int], output: Tensor, options: bytes) -> int:
+        """Append a custom operator and return its output. options: a FlexBuffer."""
+        return self._subgraph.add_custom(name, inputs, self.value(output), options)
+
+    def close(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Say which activations go in and come out."""
-        ends = [self.value(self.model.tensors[name]) for name in (*inputs, output)]
-        self._subgraph.close(ends[:-1], ends[-1])
+        ends = [[self.value(self.model.tensors[name]) for name in names] for names in (inputs, outputs)]
+        self._subgraph.close(*ends)
 
     def sign(self, file: File, key: str) -> None:
         """Give the graph, which is the file's last, a signature."""

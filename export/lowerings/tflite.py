@@ -1,43 +1,24 @@
-"""TFLite files of stock operators, for LiteRT as released: every tensor keeps the integer model's name and grid.
+"""TFLite files with packed weights, for LiteRT with our delegate (runtimes/delegate).
 
-Weights lie in the narrowest container that LiteRT runs well (runtimes/_litert_weights.py), so a file is larger than
-its bits where layers have widths that TFLite lacks. Activation functions are tables, exact as everywhere. LiteRT
-rounds sums, pools and products of activations in its own way; softmax and layer norm are float between int8 tensors.
-model.tflite takes one image. probe.tflite has every node as a graph of its own: it serves verification.
+What computes is a custom operator "msq.<kind>" each, with exactly the integer model's arithmetic: its activations are
+inputs, its arrays constants behind them in the order of msq/nodes.py, weights packed as everywhere and at multiples of
+64 bytes; what else model.json says of the node is its options, a FlexBuffer. What only moves codes, and the
+dequantization, which no runtime can round in another way, are stock operators. So a viewer shows every node, other
+operators can be put before, between and behind them, and the whole model gives the oracle's integers. probe.tflite is
+the same graph with every int8 tensor as an output: it serves verification.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from flatbuffers import flexbuffers
 
-from export.lowerings import _tflite_layers, _tflite_tokens
-from export.lowerings._tflite_file import File, Operator, Type, schema
-from export.lowerings._tflite_graph import Graph, require_multiplier
-from msq.integer_model import IntegerModel
-from msq.nodes import (
-    Add,
-    AveragePool,
-    Concat,
-    Constant,
-    Conv2d,
-    Dequantize,
-    Flatten,
-    LayerNorm,
-    Linear,
-    Lookup,
-    MatMul,
-    MaxPool,
-    Multiply,
-    Node,
-    Quantize,
-    Reshape,
-    Slice,
-    Softmax,
-    Transpose,
-)
-from runtimes import _litert_weights
+from export.lowerings import _tflite_moves
+from export.lowerings._tflite_file import File
+from export.lowerings._tflite_graph import KINDS, Graph
+from msq.integer_model import IntegerModel, node_to_json
+from msq.nodes import Array, Lookup, Node
 
 NAME = "tflite"
 MODEL_FILE = "model.tflite"
@@ -45,148 +26,50 @@ PROBE_FILE = "probe.tflite"
 DEPLOYED = (MODEL_FILE,)
 PACKAGES = ("ai-edge-litert",)
 SIGNATURE = "serving_default"
+PREFIX = "msq."
 
-_CHANNEL_BYTES = 4 + 2 * (4 + 8)
-"""Bias; scale and zero point of weights and of bias, whose zero points are int64."""
-
-Containers = Literal["narrowest", "int8"]
+_KNOWN = {"kind", "name", "module", "inputs", "output", "table"}
+"""What model.json says of a node, and an operator by its place in the graph. So like operators share their options."""
 
 
 def content_bytes(model: IntegerModel) -> int:
-    """Return the bytes of weights in LiteRT's containers, of their parameters as TFLite has them, and of constants."""
-    total = 0
-    for node in model.nodes:
-        if isinstance(node, Conv2d | Linear):
-            total += _litert_weights.held(node) + _CHANNEL_BYTES * node.weight.outputs
-        elif not isinstance(node, Softmax):
-            total += sum(array.nbytes for array in node.arrays().values())
-    return total
+    """Return the bytes of the weights' bits and of the parameters: the format has every width."""
+    return model.weight_bytes + model.parameter_bytes
 
 
 def lower(model: IntegerModel, folder: Path) -> list[str]:
     """Write model.tflite and probe.tflite."""
-    (folder / MODEL_FILE).write_bytes(build(model))
-    (folder / PROBE_FILE).write_bytes(build_probe(model))
+    tensors = [tensor.name for tensor in model.tensors.values() if tensor.dtype == "int8"]
+    (folder / MODEL_FILE).write_bytes(build(model, [model.output]))
+    (folder / PROBE_FILE).write_bytes(build(model, [model.output, *tensors]))
     return [MODEL_FILE, PROBE_FILE]
 
 
-def build(model: IntegerModel, *, containers: Containers = "narrowest") -> bytes:
-    """Return the model as a .tflite file.
-
-    Args:
-        containers: of the weights: the narrowest that LiteRT has for a layer, or int8 for all.
-    Raises:
-        LoweringError: TFLite cannot say what a layer says; the message names its module.
-    """
+def build(model: IntegerModel, outputs: list[str]) -> bytes:
+    """Return the model as a .tflite file. outputs: names of the tensors that it gives."""
     file = File("integer model, made by msq")
-    graph = Graph(file, model, "main", narrow=containers == "narrowest")
+    graph = Graph(file, model, "main")
     for node in model.nodes:
-        _EMIT[type(node)](graph, node)
-    graph.close([model.input], model.output)
+        _tflite_moves.EMIT.get(type(node), _packed)(graph, node)
+    graph.close([model.input], outputs)
     graph.sign(file, SIGNATURE)
     return file.content()
 
 
-def build_probe(model: IntegerModel) -> bytes:
-    """Return a .tflite file with a signature a node, named as the node; constants are part of what reads them."""
-    file, constants = File("every node of a model, made by msq"), {}
-    for node in model.nodes:
-        if isinstance(node, Constant):
-            constants[node.output] = node
-            continue
-        graph = Graph(file, model, node.name, narrow=True)
-        given = dict.fromkeys(node.inputs)
-        for name in given.keys() & constants.keys():
-            _constant(graph, constants[name])
-        _EMIT[type(node)](graph, node)
-        graph.close([name for name in given if name not in constants], node.output)
-        graph.sign(file, node.name)
-    return file.content()
+def _packed(graph: Graph, node: Node) -> None:
+    constants = [
+        graph.parameter(name, data, KINDS[data.dtype.name], data.shape)
+        for name, data in _arrays(node).items()
+        if data.size
+    ]
+    graph.add_custom(f"{PREFIX}{node.kind}", [*graph.sources(node), *constants], graph.out(node), _options(node))
 
 
-def _quantize(graph: Graph, node: Quantize) -> None:
-    out = graph.target(node)
-    graph.add(Operator.QUANTIZE, graph.sources(node), out, schema.QuantizeOptionsT())
-    graph.clip(node, out)
+def _options(node: Node) -> bytes:
+    """Return what the operator says of itself, beside what its place in the graph says."""
+    said: dict[str, Any] = node_to_json(node)
+    return bytes(flexbuffers.Dumps({name: value for name, value in said.items() if name not in _KNOWN}))
 
 
-def _dequantize(graph: Graph, node: Dequantize) -> None:
-    graph.add(Operator.DEQUANTIZE, graph.sources(node), graph.out(node), schema.DequantizeOptionsT())
-
-
-def _add(graph: Graph, node: Add) -> None:
-    out = graph.out(node)
-    require_multiplier(node, max(graph.model.tensors[name].scale for name in node.inputs) / out.scale)
-    _binary(graph, node, Operator.ADD, schema.AddOptionsT())
-
-
-def _multiply(graph: Graph, node: Multiply) -> None:
-    left, right, out = (graph.model.tensors[name] for name in (*node.inputs, node.output))
-    require_multiplier(node, left.scale * right.scale / out.scale)
-    _binary(graph, node, Operator.MUL, schema.MulOptionsT())
-
-
-def _binary(graph: Graph, node: Add | Multiply, operator: int, options: Any) -> None:
-    options.fusedActivationFunction, out = graph.fused(node)
-    graph.add(operator, graph.sources(node), out, options)
-    graph.clip(node, out)
-
-
-def _lookup(graph: Graph, node: Lookup) -> None:
-    out, cast = graph.out(node), schema.CastOptionsT()
-    cast.inDataType, cast.outDataType = Type.INT8, Type.INT32
-    code = graph.add(Operator.CAST, graph.sources(node), graph.index(f"{out.name}/code", out.shape), cast)
-    places = graph.index(f"{out.name}/place", out.shape)
-    graph.add(Operator.ADD, [code, graph.constant(128, np.int32)], places, schema.AddOptionsT())
-    graph.add(Operator.GATHER, [graph.constant(node.table, np.int8, out), places], out, schema.GatherOptionsT())
-
-
-def _reshape(graph: Graph, node: Flatten | Reshape) -> None:
-    shape, options = (1, *graph.out(node).shape), schema.ReshapeOptionsT()
-    options.newShape = list(shape)
-    graph.add(Operator.RESHAPE, [*graph.sources(node), graph.constant(shape, np.int32)], graph.out(node), options)
-
-
-def _transpose(graph: Graph, node: Transpose) -> None:
-    axes = graph.constant((0, *(axis + 1 for axis in node.axes)), np.int32)
-    graph.add(Operator.TRANSPOSE, [*graph.sources(node), axes], graph.out(node), schema.TransposeOptionsT())
-
-
-def _concat(graph: Graph, node: Concat) -> None:
-    options = schema.ConcatenationOptionsT()
-    options.axis = node.axis + 1
-    graph.add(Operator.CONCATENATION, graph.sources(node), graph.out(node), options)
-
-
-def _slice(graph: Graph, node: Slice) -> None:
-    out = graph.out(node)
-    begin = [0] * (len(out.shape) + 1)
-    begin[node.axis + 1] = node.start
-    bounds = [graph.constant(values, np.int32) for values in (begin, (1, *out.shape))]
-    graph.add(Operator.SLICE, [*graph.sources(node), *bounds], out, schema.SliceOptionsT())
-
-
-def _constant(graph: Graph, node: Constant) -> None:
-    graph.hold(graph.out(node), node.codes)
-
-
-_EMIT: dict[type[Node], Callable[[Graph, Any], None]] = {
-    Quantize: _quantize,
-    Dequantize: _dequantize,
-    Conv2d: _tflite_layers.conv2d,
-    Linear: _tflite_layers.linear,
-    Add: _add,
-    AveragePool: _tflite_layers.average_pool,
-    Lookup: _lookup,
-    Multiply: _multiply,
-    MaxPool: _tflite_layers.max_pool,
-    Flatten: _reshape,
-    MatMul: _tflite_tokens.matmul,
-    Softmax: _tflite_tokens.softmax,
-    LayerNorm: _tflite_tokens.layer_norm,
-    Reshape: _reshape,
-    Transpose: _transpose,
-    Concat: _concat,
-    Slice: _slice,
-    Constant: _constant,
-}
+def _arrays(node: Node) -> dict[str, Array]:
+    return {"table": np.array(node.table, np.int8)} if isinstance(node, Lookup) else node.arrays()

@@ -19,7 +19,8 @@ typedef struct {
     size_t count;
     float scale;
     int32_t zero;
-    int32_t producer; /* node, or −1 of the model's input */
+    bool is_input, is_output; /* of the graph: the caller holds it */
+    int32_t producer;         /* node, or −1 of an input */
     int32_t uses, last_use;
     /* Where one image of it lies. */
     int32_t buffer; /* of the arena, or NO_BUFFER: a constant, or what the caller holds */
@@ -75,26 +76,45 @@ typedef struct {
     int32_t first, last;
 } msq_buffer;
 
+/* An array of a node, where its file holds it. */
+typedef struct {
+    const void *data;
+    const char *dtype; /* uint8, int8, int32 or float32 */
+    size_t count;
+} msq_array;
+
 struct msq_model_graph {
-    msq_json json;
-    const uint8_t *weights;
-    size_t weight_bytes;
+    msq_json json; /* what nodes are read from */
+    /* Find a node's array of this name, which lies in `arrays`. */
+    msq_status (*find)(const msq_graph *graph, const msq_node *node, const char *name, msq_array *found);
+    void *arrays;
     msq_tensor *tensors;
     int32_t tensor_count;
     msq_node *nodes;
     int32_t node_count;
     int32_t *inputs; /* of all nodes */
-    int32_t input, output;
-    msq_threads *threads;
+    int32_t input_count;
+    int32_t input, output; /* of a whole model */
+    msq_threads *threads;  /* its maker's */
     const msq_tier *tier;
     msq_buffer *buffers;
     int32_t buffer_count;
     size_t arena_bytes, arena_bound;
 };
 
-/* Read model.json, whose arrays lie in `weights`, into an empty graph, which is to be freed whatever is returned. */
+/* Read model.json into an empty graph, which is to be freed whatever is returned. */
 msq_status msq_graph_read(msq_graph *graph, const char *text, size_t size);
 void msq_graph_free(msq_graph *graph);
+
+/* Make room in an empty graph, for `inputs` inputs of all nodes together. */
+msq_status msq_graph_make(msq_graph *graph, int32_t tensors, int32_t nodes, int32_t inputs);
+
+/* Append a tensor. Its name, dtype, rank, shape, scale and zero are given; its index is the count before. */
+msq_status msq_graph_add_tensor(msq_graph *graph, const msq_tensor *tensor);
+
+/* Append a node. Its name, operation, output and inputs are given, these in graph->inputs behind those of the nodes
+ * before it; what else it says are members of `json`, a value of graph->json. */
+msq_status msq_graph_add_node(msq_graph *graph, const msq_node *node, int32_t json);
 
 /* Fail, naming the node before what is wrong with it. */
 msq_status msq_node_fail(const msq_node *node, msq_status status, const char *format, ...)
@@ -105,7 +125,7 @@ msq_status msq_read_ints(const msq_graph *graph, const msq_node *node, int32_t j
                          int32_t low, int32_t high, int32_t *out);
 msq_status msq_read_float(const msq_graph *graph, const msq_node *node, int32_t json, const char *name, float *out);
 
-/* An array "<node>.<name>" of weights.bin: of this dtype, and of `count` elements. */
+/* A node's array of this name, dtype, and `count` elements; NULL where those are none. */
 msq_status msq_read_array(const msq_graph *graph, const msq_node *node, const char *name, const char *dtype,
                           size_t count, const void **out);
 

@@ -13,8 +13,20 @@ enum { MOST_DEPTH = 32, MOST_VALUES = 1 << 22, MOST_DIGITS = 64 };
 typedef struct {
     msq_json *json;
     const char *begin, *at, *end;
-    int32_t room;
 } reader;
+
+msq_status msq_json_add(msq_json *json, msq_json_kind kind, const char *at) {
+    if (json->count == json->room) {
+        const int32_t room = json->room ? 2 * json->room : 64;
+        msq_json_value *values = room > MOST_VALUES ? NULL : realloc(json->values, (size_t)room * sizeof *values);
+        if (values == NULL) return msq_fail(MSQ_MEMORY, "no memory for so many values");
+        json->values = values;
+        json->room = room;
+    }
+    json->values[json->count] = (msq_json_value){.kind = kind, .at = at, .number = NAN, .next = json->count + 1};
+    json->count++;
+    return MSQ_OK;
+}
 
 static msq_status broken(const reader *r, const char *what) {
     return msq_fail(MSQ_FILE, "not JSON at byte %zu: %s", (size_t)(r->at - r->begin), what);
@@ -87,32 +99,17 @@ static bool skip_string(reader *r) {
     return r->at < r->end;
 }
 
-/* Add a value that begins at a place; its index is the count before. */
-static msq_status add(reader *r, msq_json_kind kind, const char *at) {
-    msq_json *json = r->json;
-    if (json->count == r->room) {
-        const int32_t room = r->room ? 2 * r->room : 256;
-        msq_json_value *values = room > MOST_VALUES ? NULL : realloc(json->values, (size_t)room * sizeof *values);
-        if (values == NULL) return msq_fail(MSQ_MEMORY, "no memory for so much JSON");
-        json->values = values;
-        r->room = room;
-    }
-    json->values[json->count] = (msq_json_value){kind, at, 0, json->count + 1};
-    json->count++;
-    return MSQ_OK;
-}
-
 static msq_status word(reader *r, const char *text, msq_json_kind kind) {
     const size_t size = strlen(text);
     if ((size_t)(r->end - r->at) < size || memcmp(r->at, text, size)) return broken(r, "an unknown word");
-    const msq_status status = add(r, kind, r->at);
+    const msq_status status = msq_json_add(r->json, kind, r->at);
     r->at += size;
     return status;
 }
 
 static msq_status string(reader *r) {
     const int32_t value = r->json->count;
-    const msq_status status = add(r, JSON_STRING, ++r->at);
+    const msq_status status = msq_json_add(r->json, JSON_STRING, ++r->at);
     if (status) return status;
     const char *const begin = r->at;
     if (!skip_string(r)) return broken(r, "a string that does not end, or holds what it must not");
@@ -129,11 +126,15 @@ static msq_status scalar(reader *r) {
         default: break;
     }
     const int32_t value = r->json->count;
-    const msq_status status = add(r, JSON_NUMBER, r->at);
+    const msq_status status = msq_json_add(r->json, JSON_NUMBER, r->at);
     if (status) return status;
     const char *const begin = r->at;
     if (!skip_number(r)) return broken(r, "a value is wanted");
-    r->json->values[value].size = (size_t)(r->at - begin);
+    const size_t size = (size_t)(r->at - begin);
+    if (size > MOST_DIGITS) return broken(r, "a number of so many digits");
+    char digits[MOST_DIGITS + 1] = {0};
+    memcpy(digits, begin, size);
+    r->json->values[value].number = strtod(digits, NULL);
     return MSQ_OK;
 }
 
@@ -174,7 +175,7 @@ static msq_status parse(reader *r) {
         if (*r->at == '{' || *r->at == '[') {
             if (depth == MOST_DEPTH) return broken(r, "too much within one another");
             open[depth++] = r->json->count;
-            const msq_status status = add(r, *r->at == '{' ? JSON_OBJECT : JSON_ARRAY, r->at);
+            const msq_status status = msq_json_add(r->json, *r->at == '{' ? JSON_OBJECT : JSON_ARRAY, r->at);
             if (status) return status;
             r->at++;
             first = true;
@@ -225,13 +226,9 @@ int32_t msq_json_next(const msq_json *json, int32_t parent, int32_t value) {
 }
 
 bool msq_json_double(const msq_json *json, int32_t value, double *out) {
-    if (!msq_json_is(json, value, JSON_NUMBER) || json->values[value].size > MOST_DIGITS) return false;
-    char digits[MOST_DIGITS + 1];
-    memcpy(digits, json->values[value].at, json->values[value].size);
-    digits[json->values[value].size] = 0;
-    char *end;
-    *out = strtod(digits, &end);
-    return *end == 0 && isfinite(*out);
+    if (!msq_json_is(json, value, JSON_NUMBER)) return false;
+    *out = json->values[value].number;
+    return isfinite(*out);
 }
 
 bool msq_json_int(const msq_json *json, int32_t value, int64_t low, int64_t high, int64_t *out) {

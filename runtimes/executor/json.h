@@ -12,8 +12,9 @@ typedef enum { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_
 
 typedef struct {
     msq_json_kind kind;
-    const char *at; /* of a string: behind its quote */
+    const char *at; /* of a string: its first character */
     size_t size;
+    double number;
     int32_t next; /* the value behind this one and all that is in it */
 } msq_json_value;
 
@@ -21,12 +22,15 @@ typedef struct {
  * a value that is not there, and all functions take it for one of the wrong kind. */
 typedef struct {
     msq_json_value *values;
-    int32_t count;
+    int32_t count, room;
 } msq_json;
 
 /* Cut a text of `size` bytes, which must outlive the result. MSQ_FILE: it is not JSON; the message names the byte. */
 msq_status msq_json_parse(msq_json *json, const char *text, size_t size);
 void msq_json_free(msq_json *json);
+
+/* Append a value, whose index is the count before. It holds nothing: `next` is set again when a container is full. */
+msq_status msq_json_add(msq_json *json, msq_json_kind kind, const char *at);
 
 bool msq_json_is(const msq_json *json, int32_t value, msq_json_kind kind);
 

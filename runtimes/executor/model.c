@@ -9,7 +9,8 @@
 
 struct msq_model {
     msq_graph graph;
-    msq_mapping weights;
+    msq_mapping weights; /* a file's; nothing, where the caller holds them */
+    size_t weight_bytes;
     uint8_t *arena;
     msq_watcher watcher;
     void *context;
@@ -17,14 +18,14 @@ struct msq_model {
 };
 
 /* Make a model of its text and of weights that stay where they are. folder: where it comes from, for messages. */
-static msq_status build(msq_model *model, const char *folder, const msq_mapping *text, const msq_mapping *weights,
+static msq_status build(msq_model *model, const char *folder, const msq_mapping *text, msq_mapping *weights,
                         const msq_options *options) {
     msq_graph *graph = &model->graph;
     msq_status status = msq_threads_create(options->threads, &graph->threads);
     if (status) return status;
     if ((graph->tier = msq_current_tier()) == NULL) return MSQ_UNSUPPORTED;
-    graph->weights = weights->at;
-    graph->weight_bytes = weights->size;
+    graph->arrays = weights;
+    model->weight_bytes = weights->size;
     if ((status = msq_graph_read(graph, (const char *)text->at, text->size)) ||
         (status = msq_schedule(graph, options->fuse)))
         return msq_fail(status, "%.100s%smodel.json: %s", folder, *folder ? "/" : "", msq_error());
@@ -47,7 +48,7 @@ static msq_status load(msq_model *model, const char *folder, const msq_options *
     return status;
 }
 
-static msq_status load_memory(msq_model *model, const msq_mapping *text, const msq_mapping *weights,
+static msq_status load_memory(msq_model *model, const msq_mapping *text, msq_mapping *weights,
                               const msq_options *options) {
     const int behind = (int)((uintptr_t)weights->at % ATOM);
     if (behind) return msq_fail(MSQ_ALIGNMENT, "weights lie %d bytes behind a multiple of 64", behind);
@@ -85,7 +86,7 @@ msq_status msq_model_load_memory(const void *json, size_t json_bytes, const void
                                  const msq_options *options, msq_model **out) {
     /* Neither is written. */
     const msq_mapping text = {(uint8_t *)(uintptr_t)json, json_bytes};
-    const msq_mapping arrays = {(uint8_t *)(uintptr_t)weights, weight_bytes};
+    msq_mapping arrays = {(uint8_t *)(uintptr_t)weights, weight_bytes};
     const msq_status status = create(options, out);
     return status ? status : finish(load_memory(*out, &text, &arrays, options), out);
 }
@@ -93,6 +94,7 @@ msq_status msq_model_load_memory(const void *json, size_t json_bytes, const void
 void msq_model_free(msq_model *model) {
     if (model == NULL) return;
     msq_graph_free(&model->graph);
+    msq_threads_destroy(model->graph.threads);
     msq_unmap(&model->weights);
     free(model->arena);
     free(model);
@@ -120,7 +122,7 @@ void msq_model_output(const msq_model *model, msq_tensor_info *info) {
 }
 
 void msq_model_memory(const msq_model *model, msq_memory_info *info) {
-    *info = (msq_memory_info){model->graph.arena_bytes, model->graph.arena_bound, model->graph.weight_bytes};
+    *info = (msq_memory_info){model->graph.arena_bytes, model->graph.arena_bound, model->weight_bytes};
 }
 
 static uint64_t nanoseconds(void) {

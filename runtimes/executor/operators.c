@@ -142,9 +142,12 @@ static void run_average_pool(const msq_graph *graph, msq_node *node) {
 
 static msq_status read_lookup(msq_graph *graph, msq_node *node, int32_t json) {
     int32_t table[256];
-    const msq_status status = msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
+    const void *codes = NULL; /* model.json spells it out, other files hold it as an array */
+    const bool is_array = msq_json_member(&graph->json, json, "table") < 0;
+    const msq_status status = is_array ? msq_read_array(graph, node, "table", "int8", 256, &codes)
+                                       : msq_read_ints(graph, node, json, "table", 256, -128, 127, table);
     if (status) return status;
-    for (int i = 0; i < 256; i++) node->table[i] = (int8_t)table[i];
+    for (int i = 0; i < 256; i++) node->table[i] = is_array ? ((const int8_t *)codes)[i] : (int8_t)table[i];
     return keeps_shape(graph, node, MSQ_INT8, MSQ_INT8) ? MSQ_OK : misshapen(node);
 }
 
@@ -197,6 +200,16 @@ static msq_status read_view(msq_graph *graph, msq_node *node, int32_t json) {
     (void)json;
     const msq_tensor *x = msq_input_of(graph, node, 0), *y = msq_output_of(graph, node);
     return msq_is_int8(x, 0) && msq_is_int8(y, 0) && x->count == y->count ? MSQ_OK : misshapen(node);
+}
+
+/* The planner lets a view lie where its input lies, but for what the caller holds. */
+static void run_view(const msq_graph *graph, msq_node *node) {
+    const msq_tensor *x = msq_input_of(graph, node, 0);
+    msq_tensor *y = msq_output_of(graph, node);
+    if (y->is_output)
+        memcpy(y->data, x->data, y->count);
+    else
+        y->data = x->data;
 }
 
 static msq_status read_transpose(msq_graph *graph, msq_node *node, int32_t json) {
@@ -433,11 +446,11 @@ static const msq_operation OPERATIONS[] = {
     {"lookup", 1, read_lookup, run_lookup, NULL, false, true},
     {"multiply", 2, read_arithmetic, run_multiply, NULL, false, true},
     {"max_pool", 1, read_max_pool, run_max_pool, NULL, false, false},
-    {"flatten", 1, read_view, run_nothing, NULL, true, false},
+    {"flatten", 1, read_view, run_view, NULL, true, false},
     {"matmul", 2, read_matmul, run_matmul, matmul_needs, false, false},
     {"softmax", 1, read_softmax, run_softmax, NULL, false, true},
     {"layer_norm", 1, read_layer_norm, run_layer_norm, NULL, false, true},
-    {"reshape", 1, read_view, run_nothing, NULL, true, false},
+    {"reshape", 1, read_view, run_view, NULL, true, false},
     {"transpose", 1, read_transpose, run_transpose, NULL, false, false},
     {"concat", -1, read_concat, run_concat, NULL, false, false},
     {"slice", 1, read_slice, run_slice, NULL, false, false},

@@ -14,7 +14,7 @@ static void fuse(msq_graph *graph, int32_t index) {
         const msq_tensor *input = msq_input_of(graph, add, i), *residual = msq_input_of(graph, add, 1 - i);
         const int32_t layer = input->producer;
         if (layer <= best || graph->nodes[layer].layer == NULL || graph->nodes[layer].addition >= 0) continue;
-        if (input->uses > 1 || add->inputs[i] == graph->output || residual->producer >= layer) continue;
+        if (input->uses > 1 || input->is_output || residual->producer >= layer) continue;
         /* Where one of them is repeated, a layer would make too little. */
         if (input->count != sum->count || residual->count != sum->count) continue;
         if (input->scale / sum->scale > MSQ_MOST_RATIO || residual->scale / sum->scale > MSQ_MOST_RATIO) continue;
@@ -68,7 +68,7 @@ static int32_t replaced(const msq_graph *graph, const msq_node *node, int32_t no
 static void assign(msq_graph *graph, msq_node *node, int32_t now) {
     msq_tensor *made = msq_made_by(graph, node);
     if (node->workspace_bytes) node->workspace = add_buffer(graph, node->workspace_bytes, now, now);
-    if (made == &graph->tensors[graph->output]) return;
+    if (made->is_output) return;
     if (node->codes) {
         made->data = (uint8_t *)(uintptr_t)node->codes; /* read only, as all inputs are */
         return;

@@ -149,7 +149,9 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -
     return folder
 
 
-@pytest.fixture(params=["litert", "native", "onnxruntime", "onnxruntime-stock", "reference"], scope="session")
+@pytest.fixture(
+    params=["litert", "litert-stock", "native", "onnxruntime", "onnxruntime-stock", "reference"], scope="session"
+)
 def runtime(request: pytest.FixtureRequest) -> str:
     """Each runtime in turn."""
     return str(request.param)

@@ -38,7 +38,7 @@ def on(device: str, bundle: Path, runtime: str, **options: object) -> Iterator[A
 
 def classes(device: str, bundle: Path, images: np.ndarray, runtime: str, runs: int = 1) -> list[int]:
     with on(device, bundle, runtime) as agent:
-        return dispatch(agent, images, runs, lambda count: None)[2]
+        return dispatch(agent, agent.golden, images, runs, lambda count: None)[1]
 
 
 def classify(device: str, bundle: Path, runtime: str, images: np.ndarray) -> None:
@@ -86,10 +86,10 @@ def test_the_emulated_board_computes_what_this_machine_does_bit_for_bit(bundle: 
     found = []
     for device in ("local", "raspberrypi"):
         with on(device, bundle, runtime) as agent:
-            found.append(dispatch(agent, pictures[:64], 1, lambda count: None))
-    (here, *this), (there, *that) = found
+            found.append(dispatch(agent, agent.golden, pictures[:64], 1, lambda count: None))
+    ((here, *this), same), ((there, *that), again) = found
     assert (here.machine == "aarch64", there.machine) == (False, "aarch64")
-    assert this == that
+    assert (this, same) == (that, again)
     assert that[0].equal_to_host
 
 
@@ -248,17 +248,17 @@ def test_tensors_that_were_not_written_whole_are_a_device_error(plain: Path, tmp
 def test_images_that_got_no_class_are_a_device_error(plain: Path, tmp_path: Path, pictures):
     class Lazy:
         def __init__(self, agent: Agent) -> None:
-            self.transport, self.golden = agent.transport, agent.golden
+            self.transport = agent.transport
 
         def classify(self, number, images, on_predictions) -> None:
             on_predictions([0] * (len(images) - 1))
 
     with on("local", plain, "native") as agent, pytest.raises(DeviceError, match="3 of 4 images were classified"):
-        dispatch(Lazy(agent), pictures[:4], 1, lambda count: None)  # type: ignore[arg-type]
+        dispatch(Lazy(agent), agent.golden, pictures[:4], 1, lambda count: None)  # type: ignore[arg-type]
 
 
 def test_progress_adds_up_to_the_number_of_images(plain: Path, pictures, agent: str):
     heard: list[int] = []
     with on("local", plain, agent) as found:
-        dispatch(found, pictures[:77], 2, heard.append)
+        dispatch(found, found.golden, pictures[:77], 2, heard.append)
     assert sum(heard) == 77 and len(heard) > 2

@@ -189,7 +189,7 @@ def test_an_evaluation_set_that_does_not_fit_is_refused(plain: Path, tmp_path: P
         measure(plain, tmp_path, "local", "reference")
     np.save(tmp_path / "images.npy", np.zeros((3, 4, 4, 3), np.uint8))
     np.save(tmp_path / "labels.npy", np.zeros(3, np.int64))
-    with pytest.raises(BundleError, match=r"the bundle wants uint8 \(n, 9, 9, 2\)"):
+    with pytest.raises(BundleError, match=r"the model wants uint8 \(n, 9, 9, 2\)"):
         measure(plain, tmp_path, "local", "reference")
     np.save(tmp_path / "images.npy", np.zeros((2, 9, 9, 2), np.uint8))
     with pytest.raises(BundleError, match="2 images and labels of shape"):

@@ -209,3 +209,37 @@ def transformer(seed: int = 0) -> Chain:
     chain.reshape(12)
     chain.linear(4, 10)
     return chain
+
+
+def everything(seed: int = 0) -> Chain:
+    """A model with every operation, and layers of every width."""
+    chain = Chain(seed, (9, 8, 3))
+    chain.conv(3, 18)
+    wide = chain.conv(5, 18, (3, 3), (1, 1))
+    chain.conv(7, 18, groups=3)
+    chain.add(wide)
+    deep = chain.conv(4, 18, groups=18)
+    chain.multiply(wide)
+    chain.lookup()
+    chain.conv(0, 18)
+    chain.add(deep)
+    whole = chain.add(chain.last)
+    gate = chain.average_pool()
+    chain.last = whole
+    chain.multiply(gate)
+    chain.max_pool(3, 2, 1)
+    chain.conv(2, 20, (2, 3), (2, 1), (1, 0, 2, 1), (1, 2), 2)
+    chain.tokens()
+    chain.transpose(1, 0)
+    part = chain.cut(0, 3, 9)
+    chain.concat(part, 0)
+    chain.transpose(1, 0)
+    chain.tokens_linear(1, 12)
+    rows = chain.layer_norm()
+    chain.matmul(rows, chain.transpose(1, 0))
+    chain.softmax()
+    chain.add(chain.constant(chain.shape))
+    chain.flatten()
+    chain.linear(6, 10)
+    chain.linear(8, 7)
+    return chain

@@ -18,8 +18,10 @@ from msq.errors import BudgetError, BundleError, LoweringError, UsageError
 from msq.integer_model import IntegerModel
 from msq.packing import packed_size
 
+EXPORTED = [name for name in runtimes.names() if runtimes.adapter(name).LOWERING != "file"]
 
-@pytest.fixture(scope="module", params=runtimes.names())
+
+@pytest.fixture(scope="module", params=EXPORTED)
 def bundle(request: pytest.FixtureRequest, residual_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the residual net for each runtime."""
     out = tmp_path_factory.mktemp(request.param) / "bundle"
@@ -82,11 +84,33 @@ def test_sizes_are_those_of_the_files_and_within_the_limit(bundle: Path):
     assert sizes.weight_bytes == -(-sum(layer.bits * layer.weights for layer in manifest.layers) // 8)
     content = lowering(manifest.lowering).content_bytes(IntegerModel.load(bundle))
     assert sizes.model_bytes <= sizes.limit_bytes <= 1.02 * content + 32 * 1024
-    if manifest.lowering != "tflite":
-        # TFLite has no convolution below 8 bits.
+    if manifest.lowering not in ("tflite-stock", "tvm", "tvm-stock"):
+        # TFLite has no convolution below 8 bits, and TVM's libraries have code beside.
         assert content == sizes.weight_bytes + sizes.parameter_bytes
     for layer in manifest.layers:
         assert layer.packed_bytes == packed_size(layer.shape[0], int(np.prod(layer.shape[1:])), layer.bits)
+
+
+def test_every_byte_of_the_deployed_files_is_accounted_for(bundle: Path):
+    manifest = Manifest.open(bundle)
+    of_file: dict[str, int] = {}
+    for part in manifest.audit:
+        assert part.bytes >= 0
+        of_file[part.file] = of_file.get(part.file, 0) + part.bytes
+    deployed = lowering(manifest.lowering).DEPLOYED
+    assert of_file == {name: (bundle / name).stat().st_size for name in deployed}
+    weights = {part.layer: part.bytes for part in manifest.audit if part.what == "weights"}
+    stored = {layer.name: layer.packed_bytes for layer in manifest.layers if layer.packed_bytes}
+    assert weights.keys() >= stored.keys() if manifest.lowering == "tflite-stock" else weights == stored
+    parameters = sum(part.bytes for part in manifest.audit if part.what == "parameters")
+    if manifest.lowering not in ("tflite", "tflite-stock"):
+        assert parameters == manifest.sizes.parameter_bytes
+    assert ("code" in {part.what for part in manifest.audit}) == manifest.lowering.startswith("tvm")
+
+
+def test_nothing_is_exported_for_a_runtime_of_others_files(residual_checkpoint: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="runs files that others made"):
+        export(residual_checkpoint, tmp_path / "bundle", "litert-file")
 
 
 def test_activations_of_a_runtime_that_plans_them_are_in_the_manifest_and_on_the_card(bundle: Path):
@@ -146,7 +170,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_an_unknown_runtime_is_refused_with_those_there_are(residual_checkpoint: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-stock, reference"):
+    with pytest.raises(UsageError, match="onnxruntime, onnxruntime-file, onnxruntime-stock, reference"):
         export(residual_checkpoint, tmp_path / "bundle", "onnxruntim")
 
 
@@ -167,3 +191,8 @@ def test_a_model_larger_than_its_bits_allow_is_refused(
     with pytest.raises(BudgetError, match="more than the"):
         export(make_checkpoint(nets.Residual()), tmp_path / "bundle", "onnxruntime")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_processor_for_a_format_without_machine_code_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="a bundle of onnx is the same for all processors"):
+        export(tmp_path / "checkpoint", tmp_path / "bundle", "onnxruntime", ("cortex-a76",))

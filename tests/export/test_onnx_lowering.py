@@ -25,9 +25,10 @@ def assert_equal_in_every_runtime(chain: Chain) -> None:
         folder = Path(name)
         model = chain.model().save(folder)
         lowering("onnx").lower(model, folder)
+        lowering("tflite").lower(model, folder)
         images = chain.images()
         oracle = runtimes.adapter("reference").load(folder, 1).tensors(images)
-        for runtime, threads in (("onnxruntime-stock", 1), ("onnxruntime", 2), ("native", 2)):
+        for runtime, threads in (("onnxruntime-stock", 1), ("onnxruntime", 2), ("native", 2), ("litert", 2)):
             session = runtimes.adapter(runtime).load(folder, threads)
             found = session.tensors(images)
             assert found.keys() == oracle.keys()
@@ -251,7 +252,7 @@ def test_maps_and_what_is_in_the_model_s_order_go_together():
     before = chain.last
     chain.tokens_linear(6, 3)
     chain.add(before)
-    chain.concat(before, 2)
+    chain.concat(chain.last, 2)
     chain.layer_norm()
     chain.conv(5, 4)
     chain.max_pool(2, 2, 1)

@@ -19,6 +19,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "activations": recipe.Activations,
     "export": recipe.Export,
     "gates": recipe.Gates,
+    "max_regression": recipe.Regression,
     **{name: data.data_set(name).Options for name in data.names()},
     **{name: models.model(name).Options for name in models.names()},
     **{name: plugins.load("train.methods", name, "method").Options for name in plugins.names("train.methods")},

@@ -1,19 +1,31 @@
+import base64
+import hashlib
+import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from measurements import PAYLOAD, change, hostile, other_run
+from PIL import Image
 
+from msq.bundle import Arena
+from msq.errors import BundleError
 from msq.measurement import Measurement, Prediction
 from msq.provenance import MEANING, Figure, Kind
+from msq.recipe import Gates
 from reports import charts
+from reports.classes import classes
 from reports.gates import evaluate
 from reports.page import render, trained_bits
-
-PAYLOAD = "</title></style></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'\x1b\x00‮{{7*7}}"
-LITERALS = {"what", "op", "kind", "engine", "runtime_mode", "unit", "value"}
+from reports.runs import frontier, runs
+from reports.store import Store
+from reports.thumbnails import albums
 
 
 class Page(HTMLParser):
@@ -38,7 +50,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text.append(data)
 
     @property
@@ -49,13 +61,6 @@ class Page(HTMLParser):
 def page_of(measurement: Measurement, gates: Any = None) -> tuple[str, Page]:
     html = render(measurement, evaluate(gates, measurement))
     return html, Page(html)
-
-
-def change(measurement: Measurement, **updates: Any) -> Measurement:
-    """Update the measurement, and its manifest by the fields that are the manifest's."""
-    inner = {name: value for name, value in updates.items() if name in type(measurement.manifest).model_fields}
-    outer = {name: value for name, value in updates.items() if name not in inner}
-    return measurement.model_copy(update={"manifest": measurement.manifest.model_copy(update=inner), **outer})
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +105,27 @@ def test_the_legend_explains_every_kind(emulated_page):
     assert all(meaning in emulated_page[1].words for meaning in MEANING.values())
 
 
+def addresses(page: Page) -> set[str]:
+    names = ("src", "href", "xlink:href", "action", "formaction", "srcset", "data")
+    return {str(value) for _, attributes in page.elements for name, value in attributes.items() if name in names}
+
+
+def policy(page: Page) -> str:
+    return next(str(found["content"]) for _, found in page.elements if "http-equiv" in found)
+
+
 @pytest.mark.parametrize("which", ["emulated_page", "local_page"])
-def test_the_page_needs_no_network_and_runs_no_script(which, request):
+def test_the_page_needs_no_network_and_runs_its_own_script_only(which, request):
     html, page = request.getfixturevalue(which)
-    assert not re.search(r"https?:|//[a-z]|\burl\(|@import", html)
-    assert not {"script", "link", "iframe", "object", "img"} & {tag for tag, _ in page.elements}
-    assert not any(name in ("src", "href", "xlink:href") for _, attributes in page.elements for name in attributes)
+    assert not re.search(r"https?:|//[a-z]|\burl\(|@import|\beval\b|innerHTML", html)
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy(page) == (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    )
+    anchors = {f"#{attributes['id']}" for _, attributes in page.elements if "id" in attributes}
+    assert addresses(page) <= anchors
     assert page.open == []
 
 
@@ -136,14 +156,9 @@ def test_a_local_measurement_shows_its_latency_and_how_it_was_estimated(local_pa
     assert "Latency on a board" in words
 
 
-def hostile(value: Any, key: str = "") -> Any:
-    """Add the payload to every free text, keys of free tables included."""
-    if isinstance(value, dict):
-        free = key in {"facts", "libraries", "versions", "files", "differing", "figures", "bits"}
-        return {name + PAYLOAD if free else name: hostile(inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [hostile(inner, key) for inner in value]
-    return value + PAYLOAD if isinstance(value, str) and key not in LITERALS else value
+def test_gates_that_are_not_judged_are_shown(emulated):
+    words = page_of(emulated, Gates(max_latency_p90_ms=1))[1].words
+    assert "Passes 1 of 2 gates, 1 not judged here" in words and "nothing was measured not judged" in words
 
 
 def test_doubts_and_images_that_the_host_classes_otherwise_are_shown(local):
@@ -155,16 +170,109 @@ def test_doubts_and_images_that_the_host_classes_otherwise_are_shown(local):
     assert f"different classes to 1 of the test images: {said[5].index}." in words
 
 
-def test_hostile_names_inject_nothing(local, local_page):
-    attacked = Measurement.model_validate(hostile(local.model_dump(mode="json")))
+def stored(tmp_path, *measurements):
+    with Store(tmp_path / "store.db") as opened:
+        opened.add(*measurements)
+    return tmp_path / "store.db"
+
+
+def test_hostile_names_inject_nothing(local, local_page, evaluation, tmp_path):
+    arena = Arena(bytes=2048, bound_bytes=2048, timeline={"first": 1024, "second": 2048})
+    whole = change(local, arena=arena)
+    attacked = Measurement.model_validate(hostile(whole.model_dump(mode="json")))
     strange = Figure(value=1, unit=PAYLOAD, kind=Kind.MODELLED, note=PAYLOAD)
     attacked = attacked.model_copy(update={"figures": {**attacked.figures, PAYLOAD: strange}})
-    html, page = page_of(attacked)
-    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in local_page[1].elements}
+    pages = []
+    for one in (whole, attacked):
+        store = stored(tmp_path / one.runtime[:4], one, other_run(one))
+        html = render(one, evaluate(None, one), runs(one, store), albums(one, evaluation))
+        pages.append((html, Page(html)))
+    (_, plain), (html, page) = pages
+    assert [tag for tag, _ in page.elements if tag in ("script", "img", "a", "form")] == [
+        tag for tag, _ in plain.elements if tag in ("script", "img", "a", "form")
+    ]
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements}
+    assert policy(page) == policy(plain)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in addresses(page))
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert page.open == [] and "<script" not in html and "\x1b" not in html and "‮" not in html
+    assert page.open == [] and html.count("<script") == 1 and "\x1b" not in html and "‮" not in html
     assert page.words.count("<script>alert(1)</script>") > 50
     assert "{{7*7}}" in page.words
+
+
+def test_the_page_shows_a_measurement_among_all_runs_on_the_same_data(local, emulated, tmp_path):
+    data = local.manifest.data.model_copy(update={"sha256": "0" * 64})
+    store = stored(tmp_path, local, emulated, other_run(local), change(local, data=data, name="elsewhere"))
+    found = runs(local, store)
+    assert [run.current for run in found].count(True) == 1 and len(found) == 3
+    page = Page(render(local, evaluate(None, local), found))
+    rows = [attributes for tag, attributes in page.elements if tag == "tr" and "data-run" in attributes]
+    assert [row["data-device"] for row in rows] == [run.device for run in found]
+    assert "elsewhere" not in page.words
+    # The emulator has no latency; the other two are on the host's axis.
+    plots = [attributes for tag, attributes in page.elements if tag == "figure" and "data-rows" in attributes]
+    assert [len(str(plot["data-rows"]).split()) for plot in plots] == [3, 2]
+    heat = [attributes for _, attributes in page.elements if (attributes.get("class") or "").startswith("heat")]
+    assert len(heat) == 1
+
+
+def test_a_measurement_that_is_not_in_the_store_is_shown_among_the_others(local, tmp_path):
+    store = stored(tmp_path, other_run(local))
+    assert [run.current for run in runs(local, store)] == [False, True]
+    assert [run.current for run in runs(local, None)] == [True]
+    assert [run.current for run in runs(local, tmp_path / "none.db")] == [True]
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
+def test_the_frontier_is_what_no_point_beats(points):
+    found = frontier(points)
+    beaten = {p for p in points for q in points if q != p and q[0] <= p[0] and q[1] >= p[1]}
+    assert set(found) == set(points) - beaten
+    assert found == sorted(found) and [y for _, y in found] == sorted(y for _, y in found)
+
+
+def test_worst_confusions_are_shown_as_they_lie_in_the_evaluation_set(local, evaluation):
+    images = np.load(evaluation / "images.npy")
+    shown = albums(local, evaluation)
+    worst = classes(local).confusions
+    assert [album.count for album in shown] == [found.count for found in worst[: len(shown)]]
+    wrong = {said.index: said for said in local.predictions if said.label != said.predicted}
+    for album in shown:
+        for one in album.thumbnails:
+            said = wrong[one.index]
+            assert tuple(local.manifest.labels[index] for index in (said.label, said.predicted)) == (
+                album.label,
+                album.predicted,
+            )
+            pixels = Image.open(io.BytesIO(base64.b64decode(one.address.split(",")[1])))
+            assert np.array_equal(np.asarray(pixels), images[one.index, ..., 0])
+    html = render(local, evaluate(None, local), albums=shown)
+    assert html.count("<img ") == sum(len(album.thumbnails) for album in shown)
+
+
+def test_images_of_something_else_are_refused(local, evaluation):
+    np.save(evaluation / "labels.npy", np.full(3000, 3))
+    with pytest.raises(BundleError, match="is not the one that was measured"):
+        albums(local, evaluation)
+    (evaluation / "images.npy").unlink()
+    with pytest.raises(BundleError, match="missing"):
+        albums(local, evaluation)
+
+
+def test_memory_is_drawn_by_level_and_by_node(local):
+    arena = Arena(bytes=4096, bound_bytes=3072, timeline={"first": 1024, "second": 4096})
+    kept = dict.fromkeys(("load_peak_memory", "anonymous_memory"), local.figures["peak_memory"])
+    page = page_of(change(local, arena=arena, figures={**local.figures, **kept}))[1]
+    assert "1.33 × the least that any plan takes" in page.words and "39.39 MiB" in page.words
+    tips = [str(attributes["data-tip"]) for _, attributes in page.elements if "data-tip" in attributes]
+    assert tips.count("2. second: 4.0 KiB in use") == 2 and tips.count("Steady, own pages: 39.39 MiB") == 2
+
+
+@given(st.lists(st.floats(1e-5, 1.0), min_size=1, max_size=50))
+def test_few_times_lie_above_what_is_drawn(samples):
+    top = charts.latency_top(samples)
+    assert min(samples) <= top <= max(samples)
+    assert sum(sample > top for sample in samples) <= 0.05 * len(samples) + 1
 
 
 def test_every_chart_says_in_words_what_it_shows(emulated_page):

@@ -4,15 +4,15 @@ import re
 import pytest
 from rich.console import Console
 
+from reports.document import document
 from reports.gates import evaluate
-from reports.report import ReportResult
+from reports.report import Outputs, ReportResult
 from reports.terminal import show
 
 
 def printed(measurement, gates, tmp_path, **options) -> str:
     results = evaluate(gates, measurement)
-    passed = all(result.outcome == "passed" for result in results)
-    result = ReportResult(page=tmp_path / "page.html", gates=tuple(results), passed=passed, measurement=measurement)
+    result = ReportResult(measurement, document(measurement, results), Outputs(page=tmp_path / "page.html"))
     stream = io.StringIO()
     show(result, Console(file=stream, **options))
     return stream.getvalue()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from msq.cache import cache_folder
 from msq.errors import DataError, UsageError
+from msq.framing import frame
 from train import data
 from train.data.augment import Augmentation
 from train.data.decoded import DecodedDataset, input_of
@@ -311,6 +312,22 @@ def tree(tmp_path, cache) -> Path:
 
 def options(tree: Path, **changes: object) -> image_folder.Options:
     return image_folder.Options.model_validate({"path": tree, "height": 8, "width": 8} | changes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_framing_that_is_kept_gives_what_was_trained_on(tree, channels):
+    found = image_folder.load(options(tree, channels=channels))
+    for index, name in enumerate(("cat/0.png", "cat/1.PNG", "dog/0.jpg", "dog/1.png")):
+        with Image.open(tree / "train" / name) as image:
+            assert np.array_equal(frame(image, found.input), found.train_images[index].numpy())
+    own = found.input.model_copy(update={"framing": None})
+    with (
+        Image.open(tree / "train/dog/0.jpg") as image,
+        pytest.raises(DataError, match="10 × 20 pixels, for a model of 8"),
+    ):
+        frame(image, own)
+    with Image.open(tree / "train/cat/0.png") as image:
+        assert np.array_equal(frame(image, own), found.train_images[0].numpy())
 
 
 def test_a_tree_of_images_becomes_arrays_with_a_label_per_folder(tree):

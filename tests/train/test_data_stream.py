@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from msq.errors import DataError
+from msq.framing import frame
 from msq.preprocessing import normalise
 from train.data.decoders import Decoders, Part
 from train.data.sets import imagenet
@@ -188,6 +189,9 @@ def test_what_is_tested_is_what_the_checkpoint_keeps(tree, workers):
     streamed = data(tree, workers=workers)
     kept = torch.cat(list(streamed.evaluation()))
     assert (kept.dtype, kept.shape) == (torch.uint8, (len(streamed.test_labels), 8, 8, 3))
+    files = [path for name in streamed.labels for path in sorted((tree / "val" / name).iterdir())]
+    framed = {frame(Image.open(path), streamed.input).tobytes() for path in files}
+    assert {image.numpy().tobytes() for image in kept} == framed  # the framing that is kept is what was tested
     images, labels = (torch.cat(found) for found in zip(*streamed.testing(4), strict=True))
     assert torch.equal(labels, streamed.test_labels)
     wanted = normalise(kept.numpy(), imagenet.Options(path=tree).mean, imagenet.Options(path=tree).std)

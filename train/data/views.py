@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
+from msq.framing import centre
+
 Box = tuple[int, int, int, int]
 """left, top, width and height, in pixels."""
 
@@ -67,8 +69,7 @@ class RandomView:
 class CentreView:
     """The centre, size × size, of the image scaled so that its short side has `short` ≥ size pixels.
 
-    Computed as torchvision's Resize and CenterCrop do, by which published accuracies are measured: the image is
-    decoded in full, and its EXIF orientation is left out.
+    The image is decoded in full, and its EXIF orientation is left out, as where published accuracies are measured.
     """
 
     size: int
@@ -77,14 +78,7 @@ class CentreView:
 
     def __call__(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
         """Return the view, RGB, size × size; nothing is random."""
-        width, height = image.size
-        if width <= height:
-            width, height = self.short, int(self.short * height / width)
-        else:
-            width, height = int(self.short * width / height), self.short
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        scaled = _rgb(image).resize((width, height), self.resampling)
-        return scaled.crop((left, top, left + self.size, top + self.size))
+        return centre(_rgb(image), (self.size, self.size), self.short, self.resampling)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
@@ -21,9 +20,13 @@ from rich.progress import track
 from msq.artefact import Strict
 from msq.atomic import atomic_folder
 from msq.cache import cache_folder
+from msq.checkpoint import Framing, InputSpec
+from msq.framing import frame
 from train.data.augment import Augmentation
 from train.data.decoded import DecodedDataset, input_of
 from train.data.tree import File, classes, image_files, readable
+
+FRAMING = Framing(upright=True)
 
 
 class Options(Strict):
@@ -66,7 +69,7 @@ def load(options: Options) -> DecodedDataset:
         test_images=torch.from_numpy(np.load(folder / "test.npy")),
         test_labels=_labels(test),
         labels=labels,
-        input=input_of(train_images),
+        input=input_of(train_images).model_copy(update={"framing": FRAMING}),
         augmentation=Augmentation(options.padding, options.flip, options.cutout),
     )
 
@@ -96,8 +99,7 @@ def _decode(folder: Path, files: Sequence[File], options: Options, into: Path) -
 
 def _image(file: Path, options: Options) -> NDArray[np.uint8]:
     """Return an image, uint8 (height, width, channels), turned upright as its EXIF data say."""
+    nothing = (0.0,) * options.channels
+    size = {"height": options.height, "width": options.width, "channels": options.channels}
     with readable(file) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB" if options.channels == 3 else "L")
-    if upright.size != (options.width, options.height):
-        upright = ImageOps.fit(upright, (options.width, options.height), Image.Resampling.BILINEAR)
-    return np.asarray(upright, np.uint8).reshape(options.height, options.width, options.channels)
+        return frame(image, InputSpec(**size, mean=nothing, std=nothing, framing=FRAMING))

@@ -17,7 +17,7 @@ from PIL.Image import Resampling
 from pydantic import Field, model_validator
 
 from msq.artefact import Strict
-from msq.checkpoint import InputSpec
+from msq.checkpoint import Framing, InputSpec
 from msq.errors import DataError
 from train.data.decoders import Decoders, Part
 from train.data.stream import StreamedDataset
@@ -79,7 +79,14 @@ def load(options: Options) -> StreamedDataset:
         train_labels=torch.tensor([file.label for file in train], dtype=torch.int64),
         test_labels=torch.tensor([file.label for file in test], dtype=torch.int64),
         labels=labels,
-        input=InputSpec(height=options.size, width=options.size, channels=3, mean=options.mean, std=options.std),
+        input=InputSpec(
+            height=options.size,
+            width=options.size,
+            channels=3,
+            mean=options.mean,
+            std=options.std,
+            framing=Framing(short=options.resize, resampling=options.interpolation),
+        ),
         sha256=_digest({"train": train, "test": test}),
     )
 
