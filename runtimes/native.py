@@ -213,11 +213,11 @@ class NativeSession:
             raise _error(self._library, status)
 
 
-def _place(array: Any) -> Any:
+def _place(array: NDArray[Any]) -> Any:
     """Return an array as an argument of a function of C; what numpy has for it takes as long as a small layer."""
     if not array.flags.writeable:
         return array.ctypes.data
-    return _Place.from_buffer(array)  # it has a buffer, which its type says from 3.12 on
+    return _Place.from_buffer(array)  # type: ignore[arg-type]  # it has a buffer, which its type says from 3.12 on
 
 
 def _error(library: Any, status: int) -> MsqError:
