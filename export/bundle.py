@@ -13,7 +13,7 @@ import runtimes
 from export.audit import audit
 from export.capture import capture, run_program
 from export.card import model_card
-from export.lowerings import Lowering, MachineLowering, lowering
+from export.lowerings import ChoosyLowering, Lowering, MachineLowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.archive import write_archive
@@ -103,6 +103,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
             budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, adapter, folder),
+            good_for=target.good_for(folder) if isinstance(target, ChoosyLowering) else (),
             audit=audit(model, folder, target.DEPLOYED),
             parity=compared,
             arena=_arena(session),

@@ -101,6 +101,8 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    if manifest.good_for:
+        messages.print(f"runs in {', '.join(manifest.good_for)}", highlight=False, soft_wrap=True)
     if manifest.arena:
         messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
