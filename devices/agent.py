@@ -27,6 +27,8 @@ from msq.preprocessing import normalise
 
 MANIFEST_FILE = "manifest.json"
 """As in msq.bundle, whose schema needs more than a board has."""
+PROVIDERS = "execution providers"
+"""Among the libraries of a Place, where the runtime has a choice of processors."""
 SETTLING_RUNS = 10
 """Inferences after which memory is looked at."""
 
@@ -58,6 +60,11 @@ class Place:
     kernel: str
     runtime_version: str
     libraries: dict[str, str]
+
+    @property
+    def cpu(self) -> bool:
+        """Whether a CPU computed everything, as the exporting host's did."""
+        return self.libraries.get(PROVIDERS, "CPUExecutionProvider") == "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,13 @@ def run(job: Job) -> Answer:
     version = adapter.version()
     session = adapter.load(bundle, job.threads)
     load_peak = _mark_memory()
+    providers = {PROVIDERS: ", ".join(session.providers())} if isinstance(session, runtimes.Placed) else {}
     place = Place(
         machine=platform.machine(),
         python=platform.python_version(),
         kernel=platform.release(),
         runtime_version=version,
-        libraries={"numpy": np.__version__, job.runtime: version, **adapter.libraries()},
+        libraries={"numpy": np.__version__, job.runtime: version, **adapter.libraries(), **providers},
     )
     if job.task == "place":
         return Answer(place)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from devices.transport import Completed, Transport
-from msq.errors import DeviceError, MsqError
+from msq.errors import DeviceError, MsqError, StorageError
 
 SILENCE = 900.0
 """Seconds without a word after which an agent is taken for hung: under emulation one batch can take minutes."""
@@ -68,6 +68,8 @@ def _failure(said: Sequence[Message], completed: Completed) -> MsqError:
             kind = next((cls for cls in classes if cls.exit_code == message.get("exit_code")), DeviceError)
             return kind(message["error"], hint=message.get("hint", ""))
     words = completed.stderr.strip().splitlines()
+    if words and "No space left on device" in words[-1]:
+        return StorageError("no space left on the device for what the agent writes", hint="free space there")
     how = f"was killed by signal {completed.returncode - 128}" if completed.returncode > 128 else "failed"
     return DeviceError(
         f"the agent {how} (exit code {completed.returncode}): {words[-1].strip() if words else 'it said nothing'}",

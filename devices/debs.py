@@ -31,7 +31,23 @@ def obtain(packages: Sequence[str], architecture: str, suite: str = SUITE) -> li
     return [file for package in packages if (file := _newest(package, architecture, suite))]
 
 
-def _fetch(missing: Sequence[str], architecture: str, suite: str) -> None:
+def kernel(flavour: str, architecture: str) -> Path:
+    """Return the .deb file of the suite's kernel of a flavour ("cloud-arm64"), fetching it if it is not there yet.
+
+    Raises:
+        DeviceError: it cannot be fetched; the hint says which file to put where.
+        StorageError: no space for it.
+    """
+    pattern = f"linux-image-[0-9]*-{flavour}"
+    if (there := _newest(pattern, architecture, SUITE)) is None:
+        # Its name has its release in it; an empty package of a name that stays depends on the newest.
+        _fetch([pattern], architecture, SUITE, meta=f"linux-image-{flavour}")
+        there = _newest(pattern, architecture, SUITE)
+    assert there is not None
+    return there
+
+
+def _fetch(missing: Sequence[str], architecture: str, suite: str, meta: str | None = None) -> None:
     folder = drop_in(suite)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -39,7 +55,8 @@ def _fetch(missing: Sequence[str], architecture: str, suite: str) -> None:
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as temporary:
             source = apt.PrivateApt(Path(temporary, "apt"), architecture, [suite])
             source.update()
-            for file in source.download(missing, Path(temporary, "debs")):
+            packages = [source.dependency(meta)] if meta else missing
+            for file in source.download(packages, Path(temporary, "debs")):
                 file.replace(folder / file.name)
     except apt.AptError as error:
         wanted = ", ".join(f"{package}_*_{architecture}.deb" for package in missing)

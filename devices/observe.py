@@ -65,9 +65,9 @@ def observe(
     """
     engine = agent.transport.engine
     # Where nothing is timed, runs may share the processors; where something is, they would disturb one another.
-    processors = len(os.sched_getaffinity(0)) if engine == "qemu-user" else 1
-    runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
     emulated = KIND[engine] is Kind.EMULATED
+    processors = len(os.sched_getaffinity(0)) if emulated else 1
+    runs = max(1, min(processors, len(images) // IMAGES_A_RUN))
     latency, doubts = (None, ()) if emulated else steady_latency(agent, timed, PROTOCOLS[protocol])
     memory = None if engine == "qemu-user" else agent.memory(timed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

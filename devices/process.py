@@ -1,14 +1,15 @@
 """A child process whose lines are passed on as they come, and that is stopped when it falls silent."""
 
 import os
-import queue
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
+from devices.speech import Speech
 from devices.transport import Completed
 from msq.errors import DeviceError
 
@@ -29,50 +30,41 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
                 start_new_session=True,
             )
         except OSError as error:
             raise DeviceError(f"{argv[0]}: cannot be started: {error.strerror}") from None
-        self._lines: queue.SimpleQueue[tuple[bool, str | None]] = queue.SimpleQueue()
         assert self._child.stdout is not None and self._child.stderr is not None
-        for is_output, stream in ((True, self._child.stdout), (False, self._child.stderr)):
-            threading.Thread(target=self._pump, args=(is_output, stream), daemon=True).start()
+        self._speech = Speech()
+        pumps = [
+            threading.Thread(target=self._pump, args=("out", self._child.stdout), daemon=True),
+            threading.Thread(target=self._pump, args=("err", self._child.stderr), daemon=True),
+        ]
+        for pump in pumps:
+            pump.start()
+        threading.Thread(target=self._end, args=(pumps,), daemon=True).start()
 
-    def _pump(self, is_output: bool, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                self._lines.put((is_output, line))
-        self._lines.put((is_output, None))
+    def _pump(self, stream: Literal["out", "err"], pipe: IO[bytes]) -> None:
+        with pipe:
+            while data := os.read(pipe.fileno(), 1 << 16):
+                self._speech.tell((stream, data))
+
+    def _end(self, pumps: Sequence[threading.Thread]) -> None:
+        for pump in pumps:
+            pump.join()
+        code = self._child.wait()
+        self._speech.tell(code if code >= 0 else 128 - code)
 
     def wait(self, silence: float, on_line: Callable[[str], None] | None = None) -> Completed:
         """Pass on its lines until it ends; see devices.transport.Transport.run for arguments and errors."""
-        output: list[str] = []
-        errors: list[str] = []
-        streams = 2
         try:
-            while streams:
-                is_output, line = self._lines.get(timeout=silence)
-                if line is None:
-                    streams -= 1
-                    continue
-                (output if is_output else errors).append(line)
-                if is_output and on_line:
-                    on_line(line.rstrip("\n"))
-            code = self._child.wait(silence)
-        except (queue.Empty, subprocess.TimeoutExpired):
-            said = f"; the last it said: {errors[-1].strip()}" if errors else ""
-            raise DeviceError(
-                f"no sign of life for {silence:g} s, so it was stopped{said}",
-                hint="is the machine overloaded or out of memory? try fewer images",
-            ) from None
+            return self._speech.listen(silence, on_line or (lambda line: None))
         finally:
             self.stop()
-        return Completed(code if code >= 0 else 128 - code, "".join(output), "".join(errors))
 
     def stop(self) -> None:
         """Kill it with all it started, if it still runs."""
         if self._child.poll() is None:
-            os.killpg(self._child.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it just ended
+                os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()

@@ -1,15 +1,19 @@
 """Profiles: what a device is. One TOML file each in profiles/, or a file of the user's own."""
 
+import re
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from devices.own import own_devices
 from msq import plugins
 from msq.artefact import Strict, first_problem
-from msq.errors import UsageError
+from msq.errors import DeviceError, UsageError
 
 
 class Profile(Strict):
@@ -20,8 +24,12 @@ class Profile(Strict):
     aliases: tuple[str, ...] = ()
     transport: str = "emulator"
     """A file of devices/transports."""
+    address: str = ""
+    """Where it is, in its transport's words: "[user@]host[:port]" for ssh, a serial or "host:port" for adb."""
     processor: str
     """The board's own processor, as its maker names it."""
+    link: Literal["ssh", "adb"] = "ssh"
+    """The way to the board, and to the whole machine that is emulated for it."""
     qemu_cpu: str | None = None
     """The model of qemu-aarch64 that runs the code; never "max", which no board is."""
     stand_in: str = ""
@@ -55,6 +63,18 @@ class Profile(Strict):
         }
         return {name: str(text) for name, text in texts.items() if text is not None}
 
+    def admit(self, packages: Sequence[str] | None) -> None:
+        """Let a runtime in that needs these distributions of Python; None needs no Python.
+
+        Raises:
+            DeviceError: the device is a phone, or plays one, and that has no Python.
+        """
+        if packages is not None and self.link == "adb" and self.transport in ("adb", "vm"):
+            raise DeviceError(
+                f"{self.title} has no Python, which this runtime needs",
+                hint="choose the runtime native, which needs none",
+            )
+
 
 def names() -> list[str]:
     """Return the names of the profiles there are, aliases left out."""
@@ -69,17 +89,41 @@ def profiles() -> list[Profile]:
 
 
 def profile(name: str) -> Profile:
-    """Return the profile of that name or alias, or of a TOML file when `name` ends in .toml.
+    """Return what a device is and how it is reached, by any name that it has.
 
+    Args:
+        name: of a profile, or its alias; of a board in devices.toml; a TOML file when it ends in .toml;
+            "vm:NAME", a profile emulated as a whole machine; "ssh:[user@]host[:port]" or "adb:SERIAL", any board.
     Raises:
-        UsageError: there is none; the message lists those there are. Or the file does not fit the schema.
+        UsageError: there is none; the message lists those there are. Or a file does not fit its schema.
     """
+    prefix, _, rest = name.partition(":")
+    if prefix in ("ssh", "adb") and rest:
+        return _unknown_board(prefix, rest)
+    if prefix == "vm" and rest:
+        return profile(rest).model_copy(update={"transport": "vm"})
     if name.endswith(".toml"):
         return _read(Path(name))
     known = {alias: found for found in profiles() for alias in (found.name, *found.aliases)}
-    if name not in known:
-        raise plugins.unknown(name, sorted(known), "device")
-    return known[name]
+    if name in known:
+        return known[name]
+    boards = own_devices()
+    if name not in boards:
+        raise plugins.unknown(name, sorted([*known, *boards]), "device")
+    board = boards[name]
+    if board.profile is None:
+        return _unknown_board(board.transport, board.address).model_copy(update={"name": name, "title": name})
+    facts = profile(board.profile)
+    # Nothing stands in for the real one.
+    real = {"name": name, "title": f"{name} ({facts.title})", "qemu_cpu": None, "stand_in": "", "aliases": ()}
+    way = {"transport": board.transport, "link": board.transport, "address": board.address}
+    return facts.model_copy(update=real | way)
+
+
+def _unknown_board(transport: str, address: str) -> Profile:
+    name = f"{transport}-{re.sub('[^a-z0-9]+', '-', address.lower()).strip('-')}"
+    facts = {"name": name, "title": address, "processor": "whatever the board has"}
+    return Profile(**facts, transport=transport, address=address, link="adb" if transport == "adb" else "ssh")
 
 
 def _read(file: Traversable) -> Profile:

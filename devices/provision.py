@@ -7,12 +7,16 @@ the emulator is a static program of its package. A cached folder is complete or 
 import fcntl
 import hashlib
 import json
+import os
+import platform
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,23 +30,19 @@ from msq.errors import DeviceError
 REVISION = 1
 """Raised when what is made from the same packages changes."""
 PYTHON = "3.13"
-ROOT_PACKAGES = (
-    "libc6",
-    "libgcc-s1",
-    "libstdc++6",
-    "zlib1g",
-    "libexpat1",
-    "libbz2-1.0",
-    "liblzma5",
-    "libffi8",
-    "libssl3t64",
-    "libzstd1",
-    "libuuid1",
-    f"libpython{PYTHON}-minimal",
-    f"python{PYTHON}-minimal",
-    f"libpython{PYTHON}-stdlib",
-)
-"""Python and the libraries that it, numpy and the runtimes link to."""
+SUITES = {PYTHON: debs.SUITE, "3.11": "bookworm"}
+"""Releases of Python that a board can have, and the Debian that has it."""
+LIBC = {PYTHON: "2.41", "3.11": "2.36"}
+
+
+def root_packages(python: str = PYTHON) -> tuple[str, ...]:
+    """Return the packages of Python and of the libraries that it, numpy and the runtimes link to."""
+    shared = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libbz2-1.0", "liblzma5", "libffi8")
+    renamed = "libssl3t64" if python == PYTHON else "libssl3"
+    own = (f"libpython{python}-minimal", f"python{python}-minimal", f"libpython{python}-stdlib")
+    return (*shared, renamed, "libzstd1", "libuuid1", *own)
+
+
 QEMU_PACKAGE = "qemu-user"
 """From the suite's release 10 on it is static, and shows its programs a /proc/cpuinfo that fits -cpu."""
 QEMU = "qemu-aarch64"
@@ -71,7 +71,7 @@ COUNTING_PACKAGES = (
 )
 """The emulator and all it is linked to, the C library included: what this machine has may be older."""
 
-_messages = Console(stderr=True)
+messages = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,17 @@ class Board:
     """A cached emulated board: the emulator and the root it runs programs of."""
 
     folder: Path
+    python: str
 
     @property
     def root(self) -> Path:
         """The arm64 file system."""
         return self.folder / "root"
+
+    @property
+    def target(self) -> wheels.Target:
+        """Whose wheels it takes."""
+        return wheels.Target(self.python, libc=LIBC[self.python])
 
     @property
     def emulator(self) -> list[str]:
@@ -93,7 +99,7 @@ class Board:
     @property
     def version(self) -> str:
         """Name and release of the emulator."""
-        said = _said([*self.emulator, "--version"])
+        said = output([*self.emulator, "--version"])
         return f"{QEMU} {said.split('version ')[1].split()[0]}"
 
     def cpus(self) -> list[str]:
@@ -117,22 +123,30 @@ class CountingBoard(Board):
 
     @property
     def emulator(self) -> list[str]:
-        """The argv that starts the emulator with the plugin, by the loader and the libraries of its own packages."""
-        loader = next(self.tools.glob("lib*/ld-linux-*.so.*"))
-        libraries = ":".join(str(folder) for folder in sorted(self.tools.glob("**/lib/*-linux-gnu")))
-        emulator = str(self.tools / "usr" / "bin" / QEMU)
-        return [str(loader), "--library-path", libraries, emulator, "-plugin", str(self.plugin)]
+        """The argv that starts the emulator with the plugin."""
+        return [*of_packages(self.tools, QEMU), "-plugin", str(self.plugin)]
 
 
-def board() -> Board:
+def of_packages(tools: Path, program: str) -> list[str]:
+    """Return the argv that starts a program of unpacked packages, by their own loader and libraries."""
+    loader = next(tools.glob("**/ld-linux-*.so.*"))
+    libraries = ":".join(str(folder) for folder in sorted(tools.glob("**/lib/*-linux-gnu")))
+    return [str(loader), "--library-path", libraries, str(tools / "usr" / "bin" / program)]
+
+
+def board(python: str | None = None) -> Board:
     """Return the emulated board, making it first if it is not cached.
 
+    Args:
+        python: a key of SUITES; by default PYTHON.
     Raises:
         DeviceError: this machine lacks what is needed, or the packages cannot be fetched.
         StorageError: no space for it.
     """
-    made_from = [REVISION, debs.SUITE, *ROOT_PACKAGES, QEMU_PACKAGE, _architecture()]
-    return Board(_cached("board", made_from, _make_board))
+    python = python or PYTHON
+    packages = root_packages(python)
+    made_from = [REVISION, SUITES[python], *packages, QEMU_PACKAGE, host_architecture()]
+    return Board(cached("board", made_from, partial(_make_board, python)), python)
 
 
 def site(board: Board, packages: Sequence[str]) -> Path:
@@ -144,14 +158,37 @@ def site(board: Board, packages: Sequence[str]) -> Path:
         DeviceError: there are no such wheels, or they cannot be fetched.
         StorageError: no space for them.
     """
-    pins = [wheels.pinned(package) for package in ("numpy", *packages)]
+    wheels.require_python(packages, board.python, "the emulated board")
+    pins = wheels.pinned(packages)
+    names = [wheels.normalised(pin.partition("==")[0]) for pin in pins]
 
     def make(folder: Path) -> None:
-        with _messages.status(f"fetching {', '.join(pins)} for aarch64 …"):
-            wheels.install(pins, PYTHON, folder)
-            _check(board, "import numpy", folder)
+        with messages.status(f"fetching {', '.join(pins)} for aarch64 …"):
+            wheels.install(pins, board.target, folder)
+            _check(board, wheels.LOAD, folder, names)
 
-    return _cached("site", [REVISION, PYTHON, board.folder.name, *pins], make)
+    return cached("site", [REVISION, board.python, board.folder.name, wheels.LOAD, *pins], make)
+
+
+def own_site(packages: Sequence[str]) -> Path | None:
+    """Return a folder with packages that this machine's Python lacks in these releases, making it if it is not cached.
+
+    None where it has them all. Raises as `site`.
+    """
+    pins = wheels.pinned(packages)
+    if all(wheels.is_installed(pin) for pin in pins):
+        return None
+    python = ".".join(platform.python_version_tuple()[:2])
+    wheels.require_python(packages, python, "this machine")
+    target = wheels.Target(python, platform.machine(), platform.libc_ver()[1])
+    names = [wheels.normalised(pin.partition("==")[0]) for pin in pins]
+
+    def make(folder: Path) -> None:
+        with messages.status(f"fetching {', '.join(pins)} …"):
+            wheels.install(pins, target, folder)
+            output([sys.executable, "-c", wheels.LOAD, *names], {**os.environ, "PYTHONPATH": str(folder)})
+
+    return cached("own-site", [REVISION, sys.version, wheels.LOAD, *pins], make)
 
 
 def counting(board: Board, plugin: Path) -> CountingBoard:
@@ -161,40 +198,49 @@ def counting(board: Board, plugin: Path) -> CountingBoard:
         DeviceError: this machine lacks what is needed, or the packages cannot be fetched.
         StorageError: no space for it.
     """
-    architecture = _architecture()
+    architecture = host_architecture()
 
     def make(folder: Path) -> None:
-        with _messages.status("fetching an emulator that takes plugins …"):
+        with messages.status("fetching an emulator that takes plugins …"):
             for package in debs.obtain(COUNTING_PACKAGES, architecture, COUNTING_SUITE):
-                _extract(package, folder)
+                unpack(package, folder)
 
-    tools = _cached("counting", [REVISION, COUNTING_SUITE, *COUNTING_PACKAGES, architecture], make)
-    return CountingBoard(board.folder, tools, plugin)
+    tools = cached("counting", [REVISION, COUNTING_SUITE, *COUNTING_PACKAGES, architecture], make)
+    return CountingBoard(board.folder, board.python, tools, plugin)
 
 
-def _make_board(folder: Path) -> None:
+def _make_board(python: str, folder: Path) -> None:
     if shutil.which("dpkg-deb") is None:
         raise DeviceError(
             "dpkg-deb is not installed here, which unpacks the emulated board",
             hint="run on Debian or Ubuntu, install the package dpkg, or choose the device local",
         )
-    with _messages.status("fetching the emulated board: arm64 Python and QEMU …"):
-        packages = debs.obtain(ROOT_PACKAGES, "arm64")
-        (emulator,) = debs.obtain([QEMU_PACKAGE], _architecture())
-    with _messages.status("unpacking the emulated board …"):
-        made = Board(folder)
+    with messages.status("fetching the emulated board: arm64 Python and QEMU …"):
+        packages = debs.obtain(root_packages(python), "arm64", SUITES[python])
+        (emulator,) = debs.obtain([QEMU_PACKAGE], host_architecture())
+    with messages.status("unpacking the emulated board …"):
+        made = Board(folder, python)
         for package in packages:
-            _extract(package, made.root)
+            unpack(package, made.root)
         _extract_emulator(emulator, folder / QEMU)
         # Made by packages' scripts, which did not run.
-        (made.root / "lib").symlink_to("usr/lib")
-        (made.root / "usr/bin/python3").symlink_to(f"python{PYTHON}")
+        _merge(made.root / "lib", made.root / "usr/lib")
+        (made.root / "usr/bin/python3").symlink_to(f"python{python}")
         for documents in ("doc", "man", "lintian"):
             shutil.rmtree(made.root / "usr/share" / documents, ignore_errors=True)
         _check(made, "import ctypes, hashlib, json, lzma, ssl, zipfile", folder)
 
 
-def _extract(package: Path, root: Path) -> None:
+def _merge(old: Path, new: Path) -> None:
+    """Leave a link to `new` in place of `old`, whose files, of which older packages have some, are moved there."""
+    if old.is_dir():
+        shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(old)
+    old.symlink_to(new.relative_to(old.parent))
+
+
+def unpack(package: Path, root: Path) -> None:
+    """Unpack a .deb into a folder. Raises DeviceError."""
     try:
         extract(package, root)
     except AptError as error:
@@ -221,16 +267,17 @@ def _extract_emulator(package: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
-def _check(board: Board, statement: str, python_path: Path) -> None:
-    """Run a Python statement on the board: what does not run is not cached, and bytecode is written for later runs."""
-    program = f"import platform; {statement}; print(platform.machine())"
-    argv = [str(board.root / "usr/bin/python3"), "-c", program]
-    said = _said(board.command(board.root, "cortex-a53", argv), {"PYTHONPATH": str(python_path)})
+def _check(board: Board, statements: str, python_path: Path, arguments: Sequence[str] = ()) -> None:
+    """Run Python on the board: what does not run is not cached, and bytecode is written for later runs."""
+    program = f"import platform\n{statements}\nprint(platform.machine())"
+    argv = [str(board.root / "usr/bin/python3"), "-c", program, *arguments]
+    said = output(board.command(board.root, "cortex-a53", argv), {"PYTHONPATH": str(python_path)})
     if said.strip() != "aarch64":
         raise DeviceError(f"the emulated board is a {said.strip()!r}, not an aarch64")
 
 
-def _said(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def output(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Return what a program of the emulated board says on stdout. Raises DeviceError when it fails."""
     try:
         done = subprocess.run(
             command, env=environment or {}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -246,22 +293,29 @@ def _said(command: Sequence[str], environment: dict[str, str] | None = None) -> 
     return done.stdout
 
 
-def _architecture() -> str:
+def host_architecture() -> str:
     """Return Debian's name of this machine's architecture."""
     if shutil.which("dpkg") is None:
         raise DeviceError(
             "dpkg is not installed here, which unpacks the emulated board",
             hint="run on Debian or Ubuntu, install the package dpkg, or choose the device local",
         )
-    return _said(["dpkg", "--print-architecture"]).strip()
+    return output(["dpkg", "--print-architecture"]).strip()
 
 
-def _cached(kind: str, made_from: Sequence[object], make: Callable[[Path], None]) -> Path:
+def cached(kind: str, made_from: Sequence[object], make: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache that `make` filled, now or once before; it is whole or absent.
+
+    Args:
+        kind: first part of its name. made_from: all that it depends on, for another of which it is another folder.
+    Raises:
+        MsqError: what `make` raises.
+    """
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:12]
     folder = cache_folder("emulator", f"{kind}-{key}")
     if folder.is_dir():
         return folder
-    with _lock(folder.parent):
+    with locked(folder.parent):
         if not folder.is_dir():
             # Whoever left these was killed, as only the holder of the lock writes here; where a child of it still
             # does, the next one to come removes the rest.
@@ -273,12 +327,13 @@ def _cached(kind: str, made_from: Sequence[object], make: Callable[[Path], None]
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time set something up in a folder, which is made when missing; the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with _messages.status("waiting for another run to set the emulated board up …"):
+            with messages.status("waiting for another run to set the emulated board up …"):
                 fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from devices.process import Process
-from devices.transport import Completed
+from devices.transport import Completed, inside
 from msq.atomic import atomic_file
 from msq.errors import DeviceError, StorageError
 
@@ -30,7 +30,7 @@ class Sandbox:
 
     def put(self, files: Sequence[Path], folder: PurePosixPath) -> None:
         """Copy files into a folder of the device."""
-        place = self._place(folder)
+        place = self.folder / inside(folder)
         for file in files:
             with atomic_file(place / file.name) as temporary:
                 shutil.copyfile(file, temporary)
@@ -47,7 +47,7 @@ class Sandbox:
 
     def get(self, remote: PurePosixPath, local: Path) -> None:
         """Copy one file from the device."""
-        source = self._place(remote)
+        source = self.folder / inside(remote)
         if not source.is_file():
             raise DeviceError(f"{remote}: no such file on the device")
         with atomic_file(local) as temporary:
@@ -62,8 +62,3 @@ class Sandbox:
     def _started(self, argv: Sequence[str]) -> tuple[list[str], Path, Mapping[str, str]]:
         command, environment = self.command(argv)
         return command, self.folder, environment
-
-    def _place(self, path: PurePosixPath) -> Path:
-        if path.is_absolute() or ".." in path.parts:
-            raise DeviceError(f"{path}: outside the device's working folder")
-        return self.folder / path

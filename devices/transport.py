@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from devices.profile import Profile
-from msq import plugins
+from msq import measurement, plugins
+from msq.errors import DeviceError
 
-Engine = Literal["board", "host", "qemu-user"]
+Engine = measurement.Engine
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,19 @@ class Completed:
     stderr: str
 
 
+def inside(path: PurePosixPath) -> PurePosixPath:
+    """Return a path that is relative to the working folder and stays in it. Raises DeviceError for another."""
+    if path.is_absolute() or ".." in path.parts:
+        raise DeviceError(f"{path}: outside the device's working folder")
+    return path
+
+
 class Transport(Protocol):
     """Four verbs. Paths on the device are relative to a working folder that the transport makes and removes."""
 
     engine: Engine
-    """What runs the commands. Times and memory observed under qemu-user say nothing of a board."""
+    """What runs the commands. Times observed under qemu-user or qemu-system say nothing of a board, and memory only
+    under qemu-system, where it is the guest's."""
     emulator: str | None
     """Name, version and CPU model of the emulator, once prepared; None where the code runs on real silicon."""
     machine: str

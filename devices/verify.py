@@ -32,7 +32,7 @@ class Verified:
 
     def require(self) -> None:
         """Do nothing when the outputs are what they must be. Raises ParityError."""
-        require_parity(self.golden, self.mode, f"{self.device}, {self.runtime}")
+        require_parity(self.golden, self.mode, f"{self.device}, {self.runtime}", cpu=self.place.cpu)
 
 
 def verify(bundle: Path, device: str, runtime: str) -> Verified:

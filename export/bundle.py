@@ -51,7 +51,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
 
     Args:
         checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
-        runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
+        runtime: a name of runtimes/; it, or its stand-in, also runs here, to be compared with the oracle.
         processors: what the model is made for, if its format is machine code; by default any of a machine's.
     Raises:
         UsageError: there is no such runtime or processor, or the format has no machine code.
@@ -61,7 +61,8 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
         BudgetError: the model file is larger than its bits allow.
         StorageError: no space or no permission.
     """
-    adapter = runtimes.adapter(runtime)
+    checking = runtimes.host_of(runtime)
+    adapter = runtimes.adapter(checking)
     if adapter.LOWERING == "file":
         raise UsageError(f"{runtime} runs files that others made", hint="measure one by `msq measure --model`")
     target = lowering(adapter.LOWERING)
@@ -112,7 +113,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
             seed=checkpoint.seed,
             training_seconds=checkpoint.seconds,
             checkpoint_sha256=sha256_of(checkpoint_folder / CHECKPOINT_FILE),
-            versions={**checkpoint.versions, **_versions(target), runtime: adapter.version()},
+            versions={**checkpoint.versions, **_versions(target), checking: adapter.version()},
             files={},
         )
         write_text(folder / CARD_FILE, model_card(manifest))

@@ -9,7 +9,7 @@ from pathlib import Path
 from msq.errors import MsqError, StorageError
 
 _HINT = "check the network and the apt sources of this machine"
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # Read with --config-file, thus after the host's files: the host's proxy and mirror settings stay in force, what
 # would touch its state, or call hooks that need root, does not.
@@ -100,6 +100,14 @@ class PrivateApt:
         self._apt("install", "--yes", "--download-only", *packages)
         return [Path(shutil.move(file, into / file.name)) for file in sorted(archives.glob("*.deb"))]
 
+    def dependency(self, package: str) -> str:
+        """Return the name of the first package that `package` depends on. Raises AptError."""
+        command = ["apt-cache", "--config-file", str(self._configuration), "depends", package]
+        for line in _output(command, f"apt-cache depends {package}").splitlines():
+            if line.strip().startswith("Depends:"):
+                return line.split()[1]
+        raise AptError(f"{package} depends on nothing", hint=_HINT)
+
     def _apt(self, *arguments: str, folder: Path | None = None) -> None:
         command = ["apt-get", "--quiet=2", "--config-file", str(self._configuration), *arguments]
         _output(command, f"apt-get {arguments[0]}", folder)
@@ -131,8 +139,8 @@ def _output(command: Sequence[str], what: str, folder: Path | None = None) -> st
 
 
 def _sources(suites: Iterable[str]) -> str:
-    if not _KEYRING.is_file():
-        raise AptError(f"{_KEYRING}: missing", hint="install the package debian-archive-keyring")
+    if not KEYRING.is_file():
+        raise AptError(f"{KEYRING}: missing", hint="install the package debian-archive-keyring")
     mirror = os.environ.get("MSQ_DEBIAN_MIRROR", "").rstrip("/") or next(_debian_mirrors(), None)
     if mirror is None:
         raise AptError(
@@ -142,7 +150,7 @@ def _sources(suites: Iterable[str]) -> str:
     lines = []
     for suite in suites:
         address = mirror.removesuffix("/debian") + "/debian-security" if suite.endswith("-security") else mirror
-        lines.append(f"deb [signed-by={_KEYRING}] {address} {suite} main\n")
+        lines.append(f"deb [signed-by={KEYRING}] {address} {suite} main\n")
     return "".join(lines)
 
 

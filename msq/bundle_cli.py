@@ -81,11 +81,8 @@ def diff(a: Bundle, b: Bundle, as_json_: Json = False) -> None:
 def key() -> None:
     """Make your key where there is none; say where it lies and what it is called."""
     folder = signature.keys_folder()
-    path = folder / signature.PUBLIC_KEY
-    if not (folder / signature.KEY).exists():
-        signature.make_key(folder)
-    name = signature.fingerprint(signature.public_key(path))
-    messages.print(f"{path}: {name}", highlight=False, markup=False, soft_wrap=True)
+    name = signature.make_key(folder)
+    messages.print(f"{folder / signature.PUBLIC_KEY}: {name}", highlight=False, markup=False, soft_wrap=True)
 
 
 @bundle_app.command()

@@ -13,6 +13,7 @@ from msq import __version__, plugins
 from msq.bundle import Arena
 from msq.bundle_cli import bundle_app
 from msq.compare_cli import compare
+from msq.device_cli import device_app, doctor, list_devices
 from msq.errors import MsqError, StorageError
 from msq.measure_cli import Images, classify, measure, verify
 from msq.recipe import RecipeFile
@@ -25,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-device_app = typer.Typer(help="Devices: what there is, and setting one up.", no_args_is_help=True)
 app.add_typer(device_app, name="device")
+app.command()(doctor)
 app.add_typer(store_app, name="store")
 app.add_typer(bundle_app, name="bundle")
 
@@ -54,13 +55,12 @@ def check(
     device: DeviceName = "local",
     runtime: Runtime = "onnxruntime",
 ) -> None:
-    """Check that the recipe, the device and the runtime are known, before hours of work depend on it."""
+    """Check that the recipe, the device and the runtime are known and fit, before hours of work depend on it."""
     import runtimes
     from devices.profile import profile
 
     RecipeFile.read(recipe)
-    profile(device)
-    runtimes.adapter(runtime)
+    profile(device).admit(runtimes.adapter(runtime).PACKAGES)
 
 
 @app.command()
@@ -125,7 +125,8 @@ def deploy(
     run = build / name
     train(recipe, run / "checkpoint", build / "work")
     export(run / "checkpoint", run / runtime / "bundle", runtime)
-    measurement = run / runtime / f"{device}.json"
+    where = device.replace(":", "-").replace("/", "-")
+    measurement = run / runtime / f"{where}.json"
     pictures, store = run / "checkpoint" / "evaluation", build / "store.db"
     measure(
         measurement,
@@ -136,7 +137,7 @@ def deploy(
         images=images,
         store=store,
     )
-    report(measurement, run / runtime / f"{device}.html", recipe, store=store, evaluation=pictures)
+    report(measurement, run / runtime / f"{where}.html", recipe, store=store, evaluation=pictures)
 
 
 @app.command()
@@ -166,27 +167,6 @@ def list_plugins(
         output.print("\n".join(plugins.names(packages[what])), highlight=False)
     else:
         raise plugins.unknown(what, [*packages, "devices"], "kind of plug-in")
-
-
-@device_app.command("list")
-def list_devices() -> None:
-    """List the devices there are profiles of."""
-    from devices.profile import profiles
-
-    for profile in profiles():
-        output.print(f"{profile.name:<18}{profile.title}", highlight=False)
-
-
-@device_app.command("up")
-def device_up(
-    device: Annotated[str, typer.Argument(help="Name of a device.")],
-    runtime: Runtime = "onnxruntime",
-) -> None:
-    """Set a device up: for an emulated one, fetch and unpack all that it needs, once."""
-    from devices.measure import prepare
-
-    prepare(device, runtime)
-    messages.print(f"{device} is ready for {runtime}", highlight=False)
 
 
 def _arena_line(arena: Arena) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from msq.errors import UsageError
-from msq.measurement import Observation
+from msq.measurement import Measured
 from msq.store_cli import StorePath
 from msq.terminal import DeviceName, Json, Runtime, output, print_json, print_wide
 from reports.store import DEFAULT, Store
@@ -47,7 +47,7 @@ def measure(
 
     if (bundle is None) == (model is None):
         raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
-    found: Observation
+    found: Measured
     if model is not None:
         found = measure_file(
             model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
@@ -55,10 +55,10 @@ def measure(
         print_wide(file_table(found))
     elif bundle is not None and evaluation is not None:
         found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
-        with Store(store) as opened:
-            opened.add(found)
     else:
         raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
+    with Store(store) as opened:
+        opened.add(found)
     if as_json_:
         print_json(found)
 

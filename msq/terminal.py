@@ -17,7 +17,13 @@ output = Console()
 Runtime = Annotated[
     str, typer.Option(help="Runtime, a file of runtimes/: onnxruntime, native, litert, tvm, reference.")
 ]
-DeviceName = Annotated[str, typer.Option(help="Device: a profile's name, or the path of a profile (TOML).")]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        help="Device: a profile or a board of devices.toml by name, a profile's path (TOML), "
+        "vm:NAME, ssh:user@host or adb:SERIAL."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -22,14 +22,14 @@ def absences(measurement: Measurement) -> list[Absence]:
 def _speed(measurement: Measurement) -> list[Absence]:
     device = measurement.device
     missing = []
-    if device.engine == "qemu-user":
+    if device.emulated:
         why = "The processor is emulated: it gives the board's answers, in a time that says nothing of the board's."
         missing.append(Absence("Latency and throughput", why))
     elif not measurement.latency_seconds:
         missing.append(Absence("Latency and throughput", "No timed runs were recorded."))
     elif device.engine == "host":
         missing.append(Absence("Latency on a board", "The times here are of the host, and of no board."))
-    if device.engine != "qemu-user":
+    if not device.emulated:
         missing.append(Absence("Latency layer by layer", "No agent times single layers."))
     missing.append(Absence("Energy", "It takes a power meter on a board."))
     return missing

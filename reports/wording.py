@@ -78,8 +78,13 @@ def shape(dimensions: tuple[int, ...]) -> str:
 
 
 def engine(device: Device) -> str:
-    """Return what ran the model: a board, an emulated processor or the host."""
-    return {"board": "on the board", "host": "on the host", "qemu-user": "emulated processor"}[device.engine]
+    """Return what ran the model: a board, the host, an emulated processor or a whole emulated machine."""
+    return {
+        "board": "on the board",
+        "host": "on the host",
+        "qemu-user": "emulated processor",
+        "qemu-system": "emulated machine",
+    }[device.engine]
 
 
 def printable(text: str) -> str:

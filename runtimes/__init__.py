@@ -53,6 +53,15 @@ class Planned(Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A session that runs on whichever processor a device has of several."""
+
+    def providers(self) -> Sequence[str]:
+        """Return what runs the model, the first one preferred, as its runtime names it."""
+        ...
+
+
 class Adapter(Protocol):
     """What a module of this package offers."""
 
@@ -83,6 +92,14 @@ class Adapter(Protocol):
     def load(self, bundle: Path, threads: int) -> Session:
         """Load the bundle's model. Raises BundleError when the runtime refuses it."""
         ...
+
+
+def host_of(name: str) -> str:
+    """Return the runtime that stands in for another where its bundles are exported: itself, unless it names a HOST.
+
+    Raises UsageError.
+    """
+    return str(getattr(adapter(name), "HOST", name))
 
 
 def names() -> list[str]:

@@ -1,6 +1,7 @@
 """ONNX Runtime as released: it inlines the packed operators' function bodies and folds them into int8 weights."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ STEPWISE = False
 MODEL_FILE = "model.onnx"
 PROBE_FILE = "probe.onnx"
 DISTRIBUTION = "onnxruntime"
-PROVIDERS = ["CPUExecutionProvider"]
+CPU = ("CPUExecutionProvider",)
 
 
 def _pinned() -> str:
@@ -63,13 +64,14 @@ class OnnxRuntimeSession:
 
     Args:
         bundle: folder. threads: within an operator. library: of custom operators, if any.
+        providers: execution providers, the first one preferred.
     Raises:
         BundleError: ONNX Runtime refuses the model.
     """
 
-    def __init__(self, bundle: Path, threads: int, library: Path | None = None) -> None:
-        self._bundle, self._threads, self._library = bundle, threads, library
-        self._session = open_file(bundle / MODEL_FILE, threads, library)
+    def __init__(self, bundle: Path, threads: int, library: Path | None = None, providers: Sequence[str] = CPU) -> None:
+        self._bundle, self._threads, self._library, self._providers = bundle, threads, library, providers
+        self._session = open_file(bundle / MODEL_FILE, threads, library, providers)
         self._probe: Any = None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,7 +82,7 @@ class OnnxRuntimeSession:
     def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every int8 tensor and the output by name, batch first and channels last."""
         if self._probe is None:
-            self._probe = open_file(self._bundle / PROBE_FILE, self._threads, self._library)
+            self._probe = open_file(self._bundle / PROBE_FILE, self._threads, self._library, self._providers)
         values = call(self._probe, np.asarray(images, np.float32), self._bundle / PROBE_FILE)
         names = [output.name for output in self._probe.get_outputs()]
         return dict(zip(names, values, strict=True))
@@ -94,6 +96,11 @@ def _import() -> Any:
     return onnxruntime
 
 
+def available_providers() -> list[str]:
+    """Return the execution providers that the installed build has. Raises DeviceError when there is none."""
+    return [str(name) for name in _import().get_available_providers()]
+
+
 def _refusals() -> tuple[type[Exception], ...]:
     """Return the exception classes of ONNX Runtime: it has one a status code, without a common base."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -101,11 +108,12 @@ def _refusals() -> tuple[type[Exception], ...]:
     return tuple(cls for cls in vars(state).values() if isinstance(cls, type) and issubclass(cls, Exception))
 
 
-def open_file(path: Path, threads: int, library: Path | None = None) -> Any:
-    """Return a session of an .onnx file on the CPU.
+def open_file(path: Path, threads: int, library: Path | None = None, providers: Sequence[str] = CPU) -> Any:
+    """Return a session of an .onnx file.
 
     Args:
         threads: within an operator. library: of custom operators, if any.
+        providers: execution providers, the first one preferred.
     Raises:
         DeviceError: ONNX Runtime is not installed. BundleError: it refuses the model.
     """
@@ -117,7 +125,7 @@ def open_file(path: Path, threads: int, library: Path | None = None) -> Any:
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
-        return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except _refusals() as error:
         raise BundleError(f"{path}: ONNX Runtime refuses it: {_one_line(error)}", hint="export again") from None
 

@@ -7,7 +7,7 @@ board, how long it takes and how much memory it needs is not.
 import os
 from collections.abc import Mapping, Sequence
 
-from devices import provision
+from devices import provision, wheels
 from devices.profile import Profile
 from devices.sandbox import Sandbox
 from devices.transport import Engine
@@ -31,7 +31,7 @@ class Emulator(Sandbox):
         """
         if profile.qemu_cpu is None:
             raise UsageError(f"device {profile.name!r} names no qemu_cpu", hint="add it to the profile")
-        board = provision.board()
+        board = provision.board(wheels.python_of(packages or ()))
         if profile.qemu_cpu not in board.cpus():
             raise UsageError(
                 f"device {profile.name!r}: {board.version} knows no processor {profile.qemu_cpu!r}",

@@ -1,16 +1,28 @@
 """A small real bundle, built by hand: a residual net with random weights, so that these tests need no training."""
 
+import json
+import os
+import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
+import adbutils
 import numpy as np
 import pytest
+from cable import Cable
+from sshd import Sshd, board, path_with_python
 
 import runtimes
 from devices import transport as transports
-from devices.profile import profiles
+from devices.machine import Machine, home
+from devices.profile import Profile, profiles
 from devices.transport import Transport
+from devices.transports.ssh import Ssh
+from devices.transports.vm import Vm
 from export.lowerings import lowering
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE, Layer, Manifest, Parity, Sizes
 from msq.checkpoint import Accuracy, DataId, InputSpec
@@ -169,10 +181,98 @@ def plain(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Pat
     return write_bundle(tmp_path_factory.mktemp("bundles") / "plain", "reference", small_model(), pictures[:4])
 
 
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory, pictures: np.ndarray) -> Path:
+    """The small bundle for the runtime "native", which needs nothing on a device."""
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "native", "native", small_model(), pictures[:4])
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """An SSH server of this machine, whose python3 is the one of these tests."""
+    folder = tmp_path_factory.mktemp("sshd")
+    with closing(Sshd(folder / "board", path_with_python(folder / "bin", Path(sys.executable)))) as server:
+        yield server
+
+
+@pytest.fixture
+def cable(sshd: Sshd) -> Iterator[Cable]:
+    """A cable to the SSH server."""
+    with closing(Cable(sshd.port)) as cable:
+        yield cable
+
+
+class SmallMachine:
+    """A board with little memory, emulated as a whole machine for as long as these tests run."""
+
+    def __init__(self, link: Literal["ssh", "adb"]) -> None:
+        self.profile = Profile(
+            name=f"test-{link}-{os.getpid()}",
+            title="Small board",
+            processor="any",
+            transport="vm",
+            link=link,
+            qemu_cpu="cortex-a53",
+            cores=2,
+            memory_mib=256,
+        )
+        self._packages = [] if link == "ssh" else None
+        self.machine = Machine.boot(self.profile, home(self.profile), self._packages)
+        self._transport: Vm | None = None
+
+    def prepared(self) -> Vm:
+        """Return a transport that is prepared, over SSH with numpy; the same as before, unless that was closed."""
+        if self._transport is None or self._transport._inside is None:
+            self._transport = Vm()
+            self._transport.prepare(self.profile, self._packages)
+        return self._transport
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+        self.machine.stop()
+        shutil.rmtree(self.machine.folder)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[SmallMachine]:
+    with closing(SmallMachine("ssh")) as machine:
+        yield machine
+
+
+@pytest.fixture
+def running(machine: SmallMachine, tmp_path: Path) -> str:
+    """The name, for commands, of the machine that runs as long as these tests; nobody else uses it."""
+    machine.prepared().close()
+    path = tmp_path / "small.toml"
+    facts = machine.profile.model_dump(exclude_defaults=True)
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in facts.items()))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def phone() -> Iterator[SmallMachine]:
+    """What plays a phone, known to an adb server of its own."""
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as free:
+        patch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+        free.close()
+        with closing(SmallMachine("adb")) as phone:
+            yield phone
+        adbutils.AdbClient().server_kill()
+
+
 @pytest.fixture(params=transports.names())
 def device(request: pytest.FixtureRequest) -> Iterator[Transport]:
     """A prepared device of every transport that there is, with numpy and nothing else."""
-    found = next(found for found in profiles() if found.transport == request.param)
-    with closing(transports.transport(request.param)) as transport:
-        transport.prepare(found, [])
+    transport: Transport
+    if request.param == "ssh":
+        transport, profile = Ssh(request.getfixturevalue("sshd").config), board("ssh")
+    elif request.param in ("vm", "adb"):
+        yield request.getfixturevalue("machine" if request.param == "vm" else "phone").prepared()
+        return
+    else:
+        transport = transports.transport(request.param)
+        profile = next(found for found in profiles() if found.transport == request.param)
+    with closing(transport):
+        transport.prepare(profile, [])
         yield transport

@@ -19,7 +19,7 @@ from devices.protocol import Protocol
 from devices.python_agent import PythonAgent
 from msq.bundle import GOLDEN_FILE, MANIFEST_FILE
 from msq.checksums import sha256_of
-from msq.errors import BundleError, DeviceError, UsageError
+from msq.errors import BundleError, DeviceError, StorageError, UsageError
 from msq.preprocessing import normalise
 from runtimes import adapter
 
@@ -219,6 +219,13 @@ def test_an_agent_that_dies_hangs_or_babbles_is_a_device_error_with_its_last_wor
         agent.transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
         with pytest.raises(DeviceError, match=said):
             agent.golden()
+
+
+def test_no_room_for_what_an_agent_writes_is_said_as_such(plain: Path, tmp_path: Path):
+    (tmp_path / "agent.py").write_text("import pathlib; pathlib.Path('/dev/full').write_text('answer')")
+    with on("local", plain, "reference") as agent, pytest.raises(StorageError, match="no space left on the device"):
+        agent.transport.put([tmp_path / "agent.py"], PurePosixPath("devices"))
+        agent.golden()
 
 
 def with_program(agent: Agent, folder: Path, program: str) -> Agent:

@@ -78,6 +78,14 @@ def test_an_unknown_device_or_runtime_is_named_with_the_nearest(
     assert named in said
 
 
+@pytest.mark.parametrize("device", ["vm:android", "adb:SERIAL"])
+def test_a_runtime_that_a_phone_cannot_have_is_refused_before_any_training(capsys, device: str) -> None:
+    code, said = run(capsys, "check", DEFAULT, "--device", device)
+    assert code == 10
+    assert "has no Python" in said and "native" in said
+    assert run(capsys, "check", DEFAULT, "--device", device, "--runtime", "native")[0] == 0
+
+
 def test_an_unknown_recipe_key_is_named_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(DEFAULT.read_text() + "\nsede: 1\n")
