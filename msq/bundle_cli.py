@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -15,10 +15,13 @@ from msq import signature
 from msq.archive import bundle_folder
 from msq.artefact import as_json
 from msq.bundle import MANIFEST_FILE, Manifest
-from msq.bundle_diff import BundleDiff, Changed
 from msq.checksums import sha256_of
 from msq.errors import UsageError
 from msq.terminal import Json, messages, print_json, print_wide
+
+if TYPE_CHECKING:
+    # What it needs for statistics takes longer to load than most commands take.
+    from reports.bundle_diff import BundleDiff, Changed
 
 bundle_app = typer.Typer(help="Bundles: contents, differences, signatures.", no_args_is_help=True)
 
@@ -65,12 +68,19 @@ def audit(bundle: Bundle, as_json_: Json = False) -> None:
 
 
 @bundle_app.command()
-def diff(a: Bundle, b: Bundle, as_json_: Json = False) -> None:
+def diff(
+    a: Bundle,
+    b: Bundle,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder with labels.npy of the test set: whether accuracy differs, by McNemar.")
+    ] = None,
+    as_json_: Json = False,
+) -> None:
     """Say how two bundles differ: layers, sizes, accuracy, answers, versions."""
-    from msq.bundle_diff import diff as run
+    from reports.bundle_diff import diff as run
 
     with bundle_folder(a) as first, bundle_folder(b) as second:
-        found = run(first, second)
+        found = run(first, second, evaluation)
     if as_json_:
         print_json(found)
     else:
@@ -125,7 +135,7 @@ def verify(
     )
 
 
-def _shown(found: BundleDiff) -> Group:
+def _shown(found: "BundleDiff") -> Group:
     if found.same:
         return Group(Text("the same bundle"))
     parts: list[Text | Table] = []
@@ -134,10 +144,13 @@ def _shown(found: BundleDiff) -> Group:
             parts += [_rows(title, rows), Text()]
     if found.answers:
         parts.append(Text(f"{found.answers.different:,} of {found.answers.images:,} test images are classed otherwise"))
+    if found.top1:
+        low, value, high = (f"{100 * share:+.2f}" for share in (found.top1.low, found.top1.value, found.top1.high))
+        parts.append(Text(f"top-1: {value} points, 95 % {low} … {high}, p = {found.top1.p:.3g} ({found.top1.test})"))
     return Group(*parts)
 
 
-def _rows(title: str, rows: tuple[Changed, ...]) -> Table:
+def _rows(title: str, rows: tuple["Changed", ...]) -> Table:
     table = _table(title, "A", "B")
     for row in rows:
         table.add_row(Text(row.what), *(Text("–" if value is None else value) for value in (row.a, row.b)))

@@ -218,6 +218,20 @@ def test_the_difference_is_what_was_changed_and_nothing_else(msq: Msq, bundle: P
     assert "test images are classed otherwise" in msq("diff", bundle, other)[1]
 
 
+def test_accuracy_is_compared_image_by_image_where_the_labels_are_at_hand(
+    msq: Msq, bundle: Path, tmp_path: Path
+) -> None:
+    other = bundle_in(tmp_path / "other", classes=7)
+    np.save(tmp_path / "labels.npy", np.arange(100) % 10)
+    found = json.loads(msq("diff", bundle, other, "--evaluation", tmp_path, "--json")[1])["top1"]
+    right = (np.arange(100) % 7 == np.arange(100) % 10).mean()
+    assert found["value"] == pytest.approx(right - 1) and found["p"] < 1e-6 and "McNemar" in found["test"]
+    assert f"top-1: {100 * (right - 1):+.2f} points" in msq("diff", bundle, other, "--evaluation", tmp_path)[1]
+    np.save(tmp_path / "labels.npy", np.arange(99))
+    code, _, said = msq("diff", bundle, other, "--evaluation", tmp_path)
+    assert code == 8 and "99 labels, the bundles were tested on 100 images" in said
+
+
 def test_a_bundle_that_is_not_whole_is_refused_by_every_command(msq: Msq, bundle: Path, tmp_path: Path) -> None:
     msq("key")
     broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
