@@ -70,7 +70,7 @@ $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
 # With the packed kernels, unless a stock runtime is asked for; and TVM, where it is.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tflite-runtime tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)

@@ -16,7 +16,7 @@ from devices.provision import locked
 from devices.transport import Engine
 from devices.transports.ssh import SshLink
 from msq.artefact import Strict
-from msq.errors import DeviceError, UsageError
+from msq.errors import DeviceError, MsqError, UsageError
 
 
 class Info(Strict):
@@ -49,6 +49,16 @@ def info(device: str) -> Info:
             observed=observed,
             facts=facts.facts,
         )
+
+
+def summary(device: str) -> str:
+    """Return a line of what is on a device and how it is; or of why it cannot be asked."""
+    try:
+        observed = info(device).observed
+    except MsqError as error:
+        return str(error)
+    told = [f"{name} {observed[name]}" for name in ("memory", "governor", "temperature", "power") if name in observed]
+    return "; ".join([observed.get("installed", "no runtimes"), *told])
 
 
 def add(name: str, host: str | None, serial: str | None, of: str | None, *, project: bool) -> Path:

@@ -16,19 +16,27 @@ Device = Annotated[
 
 
 @device_app.command("list")
-def list_devices() -> None:
+def list_devices(
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask boards of devices.toml, and machines that run, what is on them.")
+    ] = False,
+) -> None:
     """List the devices there are: profiles, boards of devices.toml, machines that run."""
     from devices.machine import Machine
+    from devices.manage import summary
     from devices.own import own_devices
     from devices.profile import profile, profiles
 
+    def show(name: str, line: str, asked: str | None) -> None:
+        output.print(f"{name:<18}{line}", highlight=False, markup=False, soft_wrap=True)
+        if ask and asked:
+            output.print(f"{'':<18}{summary(asked)}", highlight=False, markup=False, soft_wrap=True)
+
     for found in profiles():
-        runs = found.qemu_cpu and Machine.running(found)
-        output.print(f"{found.name:<18}{found.title}{f'; vm:{found.name} runs' if runs else ''}", highlight=False)
+        runs = f"vm:{found.name}" if found.qemu_cpu and Machine.running(found) else None
+        show(found.name, f"{found.title}{f'; {runs} runs' if runs else ''}", runs)
     for name, board in own_devices().items():
-        output.print(
-            f"{name:<18}{profile(name).title}, {board.transport} {board.address}", highlight=False, markup=False
-        )
+        show(name, f"{profile(name).title}, {board.transport} {board.address}", name)
 
 
 @device_app.command("add")

@@ -1,6 +1,7 @@
 """Looking after devices: `msq device …` and `msq doctor`, as their users call them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,22 @@ def test_boards_are_added_and_listed(msq, tmp_path: Path, monkeypatch):
     assert "pi                pi (Raspberry Pi 5), ssh me@there" in out.splitlines()
 
 
+def test_boards_are_asked_what_is_on_them_and_one_out_of_reach_hides_no_other(
+    msq, running: str, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    manage.add("gone", "nobody@127.0.0.1:9", None, None, project=True)
+    code, out, _ = msq("device", "list", "--ask")
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        "gone              gone, ssh nobody@127.0.0.1:9",
+        f"{'':<18}{manage.summary('gone')}",
+    ]
+    assert "gone: no link" in manage.summary("gone")
+    assert "numpy 2." in manage.summary(running) and "; memory 2" in manage.summary(running)
+
+
 def test_doctor_finds_all_that_these_tests_use(msq):
     code, out, _ = msq("doctor", "--json")
     missing = {check["name"] for check in json.loads(out)["checks"] if not check["ok"]}
@@ -115,3 +132,19 @@ def test_doctor_names_a_broken_devices_file(msq, tmp_path: Path, monkeypatch):
     Path("devices.toml").write_text("[pi")
     code, out, said = msq("doctor")
     assert code == 10 and "devices.toml: not TOML" in out and "missing: devices.toml" in said
+
+
+def test_every_fault_of_the_documentation_has_its_test():
+    folder = Path(__file__).parent
+    text = (folder.parent.parent / "docs" / "devices.md").read_text()
+    rows = [line.split("|") for line in text.split("## When something goes wrong")[1].splitlines() if "`" in line]
+    cited = [row[4] for row in rows if len(row) > 5]
+    assert len(cited) >= 19
+    for cell in cited:
+        spans = re.findall("`([^`]*)`", cell)
+        tests = "\n".join((folder / f"{name}.py").read_text() for name in spans if (folder / f"{name}.py").exists())
+        names = [span for span in spans if "…" in span]
+        assert names, cell
+        for name in names:
+            pattern = "def test_" + "".join("[a-z_]*" if part == "…" else part for part in re.split("(…)", name))
+            assert re.search(pattern, tests), name
