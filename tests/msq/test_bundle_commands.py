@@ -205,6 +205,16 @@ def test_the_bill_of_materials_names_every_file_with_its_sha256(msq: Msq, bundle
     assert all(name in table for name in (*files, *packages))
 
 
+def test_names_steer_neither_markup_nor_terminal(msq: Msq, tmp_path: Path) -> None:
+    hostile = "[red]x[/red] [/] \x1b[31m\x07"
+    layers = tuple(layer.model_copy(update={"name": hostile + layer.name}) for layer in manifest().layers)
+    first = bundle_in(tmp_path / "a", name=hostile, versions={hostile: hostile}, layers=layers)
+    second = bundle_in(tmp_path / "b")
+    for command in (("list", first), ("diff", first, second)):
+        code, shown, _ = msq(*command)
+        assert code == 0 and "[red]x[/red] [/]" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
 def test_the_difference_is_what_was_changed_and_nothing_else(msq: Msq, bundle: Path, tmp_path: Path) -> None:
     layers = list(manifest().layers)
     layers[1] = layers[1].model_copy(update={"bits": 7})
