@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -15,10 +15,14 @@ from msq import signature
 from msq.archive import bundle_folder
 from msq.artefact import as_json
 from msq.bundle import MANIFEST_FILE, Manifest
-from msq.bundle_diff import BundleDiff, Changed
 from msq.checksums import sha256_of
 from msq.errors import UsageError
 from msq.terminal import Json, messages, print_json, print_wide
+from reports.wording import printable
+
+if TYPE_CHECKING:
+    # What it needs for statistics takes longer to load than most commands take.
+    from reports.bundle_diff import BundleDiff, Changed
 
 bundle_app = typer.Typer(help="Bundles: contents, differences, signatures.", no_args_is_help=True)
 
@@ -40,15 +44,15 @@ def list_contents(bundle: Bundle, as_json_: Annotated[
         files = _table("File", "Bytes", "sha256", "")
         files.columns[1].justify = "right"
         for name, size, digest, meaning in rows(folder, manifest):
-            files.add_row(Text(name), f"{size:,}", digest[:16] + "…", meaning)
+            files.add_row(_text(name), f"{size:,}", digest[:16] + "…", meaning)
         made = _table("Made of", "Version")
         for name, version in sorted(manifest.versions.items()):
-            made.add_row(Text(name), Text(version))
-        made.add_row(Text(f"data {manifest.data.name}"), manifest.data.sha256[:16] + "…")
+            made.add_row(_text(name), _text(version))
+        made.add_row(_text(f"data {manifest.data.name}"), manifest.data.sha256[:16] + "…")
         made.add_row("checkpoint", manifest.checkpoint_sha256[:16] + "…")
         address = sha256_of(folder / MANIFEST_FILE)
         head = f"{manifest.name}: {manifest.model}, {manifest.method}, {manifest.average_bits:.2f} bits; {address}"
-        print_wide(Group(Text(head), Text(), files, Text(), made))
+        print_wide(Group(_text(head), Text(), files, Text(), made))
 
 
 @bundle_app.command()
@@ -65,12 +69,19 @@ def audit(bundle: Bundle, as_json_: Json = False) -> None:
 
 
 @bundle_app.command()
-def diff(a: Bundle, b: Bundle, as_json_: Json = False) -> None:
+def diff(
+    a: Bundle,
+    b: Bundle,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder with labels.npy of the test set: whether accuracy differs, by McNemar.")
+    ] = None,
+    as_json_: Json = False,
+) -> None:
     """Say how two bundles differ: layers, sizes, accuracy, answers, versions."""
-    from msq.bundle_diff import diff as run
+    from reports.bundle_diff import diff as run
 
     with bundle_folder(a) as first, bundle_folder(b) as second:
-        found = run(first, second)
+        found = run(first, second, evaluation)
     if as_json_:
         print_json(found)
     else:
@@ -125,24 +136,34 @@ def verify(
     )
 
 
-def _shown(found: BundleDiff) -> Group:
+def _shown(found: "BundleDiff") -> Group:
     if found.same:
-        return Group(Text("the same bundle"))
+        return Group(_text("the same bundle"))
     parts: list[Text | Table] = []
     for title, rows in (("", found.facts), ("Layer", found.layers), ("File", found.files), ("Package", found.versions)):
         if rows:
             parts += [_rows(title, rows), Text()]
     if found.answers:
-        parts.append(Text(f"{found.answers.different:,} of {found.answers.images:,} test images are classed otherwise"))
+        parts.append(
+            _text(f"{found.answers.different:,} of {found.answers.images:,} test images are classed otherwise")
+        )
+    if found.top1:
+        low, value, high = (f"{100 * share:+.2f}" for share in (found.top1.low, found.top1.value, found.top1.high))
+        parts.append(_text(f"top-1: {value} points, 95 % {low} … {high}, p = {found.top1.p:.3g} ({found.top1.test})"))
     return Group(*parts)
 
 
-def _rows(title: str, rows: tuple[Changed, ...]) -> Table:
+def _rows(title: str, rows: tuple["Changed", ...]) -> Table:
     table = _table(title, "A", "B")
     for row in rows:
-        table.add_row(Text(row.what), *(Text("–" if value is None else value) for value in (row.a, row.b)))
+        table.add_row(_text(row.what), *(_text("–" if value is None else value) for value in (row.a, row.b)))
     return table
 
 
 def _table(*header: str) -> Table:
     return Table(*header, box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+
+
+def _text(words: str) -> Text:
+    """Return text in which nothing, neither markup nor control characters, is obeyed."""
+    return Text(printable(words))

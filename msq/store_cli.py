@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from msq import atomic, measurement
 from msq.errors import DataError, UsageError
@@ -67,7 +68,7 @@ def history(
             header, *body = rows(found)
             table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
             for row in body:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             print_wide(table)
 
 

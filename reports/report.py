@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msq.atomic import write_text
 from msq.errors import GateError, UsageError
-from msq.measurement import Measurement
+from msq.measurement import Measurement, read
 from msq.recipe import Gates
 from reports import regression, sides
 from reports.card import model_card
@@ -72,12 +72,14 @@ def report(
     Raises:
         BundleError: the measurement is missing or does not fit its schema.
         StorageError: a file cannot be written.
-        UsageError: one of them is a folder, or the baseline is of something else.
+        UsageError: one of them is a folder, the baseline is of something else, or the measurement is of no bundle.
     """
     for path in vars(outputs).values():
         if path and path.is_dir():
             raise UsageError(f"{path} is a folder", hint=f"name the file, such as {path / 'report.html'}")
-    found = Measurement.read(measurement)
+    found = read(measurement)
+    if not isinstance(found, Measurement):
+        raise UsageError(f"{measurement}: a model file's, not a bundle's", hint="`msq compare` compares it with others")
     results = evaluate(gates, found)
     if gates:
         results += regression.evaluate(gates.max_regression, found, sides.baseline(found, baseline, store))

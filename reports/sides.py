@@ -78,18 +78,31 @@ def baseline(measurement: Measurement, name: str | None, store: Path) -> Measure
 def matched(base: Side, other: Side) -> tuple[dict[str, tuple[list[Measured], list[Measured]]], list[str], list[str]]:
     """Return what both sides have, what only the other has (new), and what only the base has (missing).
 
-    Measurements of the same model, device and runtime belong together. Where both sides are of one thing only, those
-    two are compared, whatever they are: two models, two devices.
+    Measurements of the same model, device and runtime belong together. Where both sides are of one model, whichever,
+    device and runtime decide; where both are of one thing only, those two are compared, whatever they are.
     """
     first, second = base.groups(), other.groups()
     if len(first) == len(second) == 1:
-        (a, olds), (b, news) = *first.items(), *second.items()
-        return {a if a == b else f"{a} → {b}": (olds, news)}, [], []
+        ((a, olds),), ((b, news),) = first.items(), second.items()
+        return {_both(a, b): (olds, news)}, [], []
+    if len({one.name for one in base.measurements}) == len({one.name for one in other.measurements}) == 1:
+        place = {_place(group[0]): name for name, group in second.items()}
+        twins = {name: place.get(_place(group[0])) for name, group in first.items()}
+    else:
+        twins = {name: name if name in second else None for name in first}
     return (
-        {name: (first[name], second[name]) for name in first if name in second},
-        [name for name in second if name not in first],
-        [name for name in first if name not in second],
+        {_both(name, twin): (first[name], second[twin]) for name, twin in twins.items() if twin},
+        [name for name in second if name not in twins.values()],
+        [name for name, twin in twins.items() if not twin],
     )
+
+
+def _both(a: str, b: str) -> str:
+    return a if a == b else f"{a} → {b}"
+
+
+def _place(measurement: Measured) -> tuple[str, str]:
+    return measurement.device.name, measurement.runtime
 
 
 def rounds(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:

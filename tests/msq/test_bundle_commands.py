@@ -205,6 +205,16 @@ def test_the_bill_of_materials_names_every_file_with_its_sha256(msq: Msq, bundle
     assert all(name in table for name in (*files, *packages))
 
 
+def test_names_steer_neither_markup_nor_terminal(msq: Msq, tmp_path: Path) -> None:
+    hostile = "[red]x[/red] [/] \x1b[31m\x07"
+    layers = tuple(layer.model_copy(update={"name": hostile + layer.name}) for layer in manifest().layers)
+    first = bundle_in(tmp_path / "a", name=hostile, versions={hostile: hostile}, layers=layers)
+    second = bundle_in(tmp_path / "b")
+    for command in (("list", first), ("diff", first, second)):
+        code, shown, _ = msq(*command)
+        assert code == 0 and "[red]x[/red] [/]" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
 def test_the_difference_is_what_was_changed_and_nothing_else(msq: Msq, bundle: Path, tmp_path: Path) -> None:
     layers = list(manifest().layers)
     layers[1] = layers[1].model_copy(update={"bits": 7})
@@ -216,6 +226,20 @@ def test_the_difference_is_what_was_changed_and_nothing_else(msq: Msq, bundle: P
     assert [one["what"] for one in found["files"]] == [HOST_PREDICTIONS_FILE] and found["versions"] == []
     assert found["answers"] == {"images": 100, "different": int((np.arange(100) % 10 != np.arange(100) % 9).sum())}
     assert "test images are classed otherwise" in msq("diff", bundle, other)[1]
+
+
+def test_accuracy_is_compared_image_by_image_where_the_labels_are_at_hand(
+    msq: Msq, bundle: Path, tmp_path: Path
+) -> None:
+    other = bundle_in(tmp_path / "other", classes=7)
+    np.save(tmp_path / "labels.npy", np.arange(100) % 10)
+    found = json.loads(msq("diff", bundle, other, "--evaluation", tmp_path, "--json")[1])["top1"]
+    right = (np.arange(100) % 7 == np.arange(100) % 10).mean()
+    assert found["value"] == pytest.approx(right - 1) and found["p"] < 1e-6 and "McNemar" in found["test"]
+    assert f"top-1: {100 * (right - 1):+.2f} points" in msq("diff", bundle, other, "--evaluation", tmp_path)[1]
+    np.save(tmp_path / "labels.npy", np.arange(99))
+    code, _, said = msq("diff", bundle, other, "--evaluation", tmp_path)
+    assert code == 8 and "99 labels, the bundles were tested on 100 images" in said
 
 
 def test_a_bundle_that_is_not_whole_is_refused_by_every_command(msq: Msq, bundle: Path, tmp_path: Path) -> None:

@@ -76,6 +76,19 @@ def test_a_release_is_the_newest_of_each_model_device_and_runtime(
     assert msq("store", "release", "1.0", "--device", "none")[0] == 2
 
 
+def test_names_steer_neither_markup_nor_terminal(msq: Msq, local: Measurement, tmp_path: Path) -> None:
+    hostile = "[red]x[/red] [/] \x1b[31m\x07"
+    manifest = local.manifest.model_copy(update={"name": hostile, "method": hostile})
+    device = local.device.model_copy(update={"name": hostile})
+    for number, model in enumerate((manifest, local.manifest)):
+        changed = local.model_copy(update={"manifest": model, "device": device, "runtime": hostile})
+        changed.write(tmp_path / f"{number}.json")
+        msq("store", "add", tmp_path / f"{number}.json")
+    for command in (("history",), ("compare", tmp_path / "0.json", tmp_path / "1.json")):
+        code, shown, _ = msq(*command)
+        assert code == 0 and "[red]x[/red] [/]" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
 def test_a_store_is_taken_elsewhere(msq: Msq, files: dict[str, Path], tmp_path: Path) -> None:
     msq("store", "add", *files.values())
     msq("store", "export", tmp_path / "all.jsonl")

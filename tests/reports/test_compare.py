@@ -232,6 +232,19 @@ def test_new_missing_and_newly_failing_are_listed_apart(run, local, emulated):
     assert back.mended == ("Outputs on the device",) and back.newly_failing == ()
 
 
+def test_two_models_are_compared_device_by_device(run, local):
+    def named(measurement, name):
+        return measurement.model_copy(update={"manifest": measurement.manifest.model_copy(update={"name": name})})
+
+    other = [named(on(local, device), "other") for device in ("local", "fresh")]
+    found = run([local, on(local, "gone")], other)
+    assert [pair.what for pair in found.pairs] == [
+        "fashion-resnet8 on local, onnxruntime → other on local, onnxruntime"
+    ]
+    assert [one.what for one in found.new] == ["other on fresh, onnxruntime"]
+    assert [one.what for one in found.missing] == ["fashion-resnet8 on gone, onnxruntime"]
+
+
 def test_two_things_are_compared_whatever_they_are_and_with_several_others(run, local):
     found = run([local], [on(local, "other")], [timed(local, 2)])
     assert [pair.what for pair in found.pairs] == [

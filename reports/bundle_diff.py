@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msq.artefact import Artefact, Strict
 from msq.bundle import HOST_PREDICTIONS_FILE, MANIFEST_FILE, Manifest
 from msq.checksums import sha256_of
+from msq.errors import BundleError
+from reports.significance import Difference, paired_shares
 
 
 class Changed(Strict):
@@ -38,6 +41,8 @@ class BundleDiff(Artefact):
     versions: tuple[Changed, ...]
     answers: Answers | None
     """None where a bundle does not tell, or they were tested on different data."""
+    top1: Difference | None = None
+    """Of the whole test set, image by image, where its labels were at hand."""
 
     @property
     def same(self) -> bool:
@@ -45,9 +50,16 @@ class BundleDiff(Artefact):
         return self.a_sha256 == self.b_sha256
 
 
-def diff(a: Path, b: Path) -> BundleDiff:
-    """Compare two bundles' folders. Raises BundleError: one of them is not whole."""
+def diff(a: Path, b: Path, evaluation: Path | None = None) -> BundleDiff:
+    """Compare two bundles' folders.
+
+    Args:
+        evaluation: folder with labels.npy of the test set, by which the exporting hosts' answers are judged.
+    Raises:
+        BundleError: a bundle is not whole, or the labels are missing or not those of its test set.
+    """
     first, second = Manifest.open(a), Manifest.open(b)
+    said = _answers(a, b) if first.data == second.data else None
     return BundleDiff(
         a_sha256=sha256_of(a / MANIFEST_FILE),
         b_sha256=sha256_of(b / MANIFEST_FILE),
@@ -55,7 +67,8 @@ def diff(a: Path, b: Path) -> BundleDiff:
         layers=tuple(_changed(_layers(first), _layers(second))),
         files=tuple(_changed(_short(first.files), _short(second.files))),
         versions=tuple(_changed(first.versions, second.versions)),
-        answers=_answers(a, b) if first.data == second.data else None,
+        answers=Answers(images=len(said[0]), different=int((said[0] != said[1]).sum())) if said else None,
+        top1=_top1(*said, evaluation) if said and evaluation else None,
     )
 
 
@@ -98,11 +111,21 @@ def _short(files: Mapping[str, str]) -> dict[str, str]:
     return {name: f"{digest[:12]}…" for name, digest in files.items()}
 
 
-def _answers(a: Path, b: Path) -> Answers | None:
+def _answers(a: Path, b: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return the class that each bundle's exporting host gave each test image; None where one does not tell."""
     paths = (a / HOST_PREDICTIONS_FILE, b / HOST_PREDICTIONS_FILE)
     if not all(path.exists() for path in paths):
         return None
     first, second = (np.load(path, allow_pickle=False) for path in paths)
-    if first.shape != second.shape:
-        return None
-    return Answers(images=len(first), different=int((first != second).sum()))
+    return (first, second) if first.shape == second.shape else None
+
+
+def _top1(first: NDArray[Any], second: NDArray[Any], evaluation: Path) -> Difference:
+    path = evaluation / "labels.npy"
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path}: missing or not a .npy file: {error}", hint="train writes it") from None
+    if labels.shape != first.shape:
+        raise BundleError(f"{path}: {len(labels)} labels, the bundles were tested on {len(first)} images")
+    return paired_shares(first == labels, second == labels)
