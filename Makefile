@@ -39,7 +39,7 @@ sources = $(shell find $(1) -name '*.py' -o -name '*.toml' 2>/dev/null)
 SHARED := $(filter-out msq/cli.py msq/device_cli.py msq/terminal.py,$(wildcard msq/*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-counts bench-report clean distclean
+.PHONY: FORCE help setup kernels deploy check train export measure report gallery wheel test sanitize fuzz lint format bench-accuracy bench-ablation bench-training bench-kernels bench-avx2 bench-memory bench-models bench-litert bench-tool bench-counts bench-report clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,7 +70,7 @@ $(CHECKPOINT): $(RECIPE_FILE) $(call sources,train) $(SHARED) | $(SETUP)
 	$(MSQ) train $(RECIPE_FILE) --out $(@D) --work build/work
 
 # With the packed kernels, unless a stock runtime is asked for; and TVM, where it is.
-$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
+$(BUNDLE) $(MEASUREMENT): $(if $(filter onnxruntime native litert tflite-runtime tvm,$(RUNTIME)),$(KERNELS)) | $(if $(filter tvm%,$(RUNTIME)),$(TVM_SETUP))
 
 $(BUNDLE): $(CHECKPOINT) $(call sources,export) $(call sources,runtimes) | $(SETUP)
 	$(MSQ) export $(RUN)/checkpoint --runtime $(RUNTIME) --out $(@D)
@@ -189,6 +189,9 @@ bench-models: $(SETUP) $(TVM_SETUP) $(KERNELS) ## whole models, native and throu
 
 bench-litert: $(SETUP) $(KERNELS) ## layers and models in LiteRT with our delegate beside LiteRT alone; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.delegate $(ARGS)
+
+bench-tool: $(SETUP) $(KERNELS) ## msq measure beside LiteRT's own benchmark tool, on one file; CHECK=1 fails where they differ
+	$(PY) -m benchmarks.tool $(ARGS)
 
 bench-counts: $(SETUP) $(KERNELS) ## instructions of the packed kernels on arm64 beside ONNX Runtime's and LiteRT's; CHECK=1 fails on a missed bar
 	$(PY) -m benchmarks.counts $(ARGS)

@@ -57,7 +57,7 @@ def main(
 ) -> None:
     """Count every layer at every width beside its rivals on every processor, and judge the bars."""
     bits = [int(width) for width in widths.split(",")]
-    packages = [wheels.pinned("onnxruntime"), wheels.pinned("ai-edge-litert")]
+    packages = wheels.pinned(["onnxruntime", "ai-edge-litert"])
     settings: dict[str, Any] = {
         "runs": runs,
         "processes": processes,

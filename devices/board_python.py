@@ -45,10 +45,11 @@ def environment(shell: Shell, uploads: Uploads, base: str, packages: Sequence[st
         DeviceError: it has no Python, or one that there are no wheels for.
         StorageError: no space there.
     """
-    pins = [wheels.pinned(package) for package in ("numpy", *packages)]
+    pins = wheels.pinned(packages)
     wanted = {wheels.normalised(name): release for name, release in (pin.split("==") for pin in pins)}
     site = f"{base}/python-{hashlib.sha256(json.dumps(pins).encode()).hexdigest()[:16]}"
     board = _look(shell, site, list(wanted))
+    wheels.require_python(packages, board["version"], shell.link.name)
     if board["own"] == wanted:
         return {}
     if board["private"] != wanted:

@@ -7,15 +7,10 @@ from devices.agent import Latency, Memory
 from devices.quantiles import Estimator, percentiles
 from devices.transport import Engine
 from msq.bundle import Manifest
+from msq.measurement import OBSERVED
 from msq.provenance import Figure, Kind, proportion
 
-KIND: dict[Engine, Kind] = {
-    "board": Kind.MEASURED_BOARD,
-    "host": Kind.MEASURED_HOST,
-    "qemu-user": Kind.EMULATED,
-    "qemu-system": Kind.EMULATED,
-}
-"""What is observed where a device's programs run on this."""
+KIND = OBSERVED
 
 
 def observed(

@@ -24,7 +24,7 @@ QEMU_PACKAGES = (
 )  # fmt: skip
 """The emulator and all it is linked to."""
 GUEST_PACKAGES = (
-    *provision.ROOT_PACKAGES, "busybox-static", "util-linux",
+    *provision.root_packages(), "busybox-static", "util-linux",
     "openssh-server", "libaudit1", "libcap-ng0", "libcom-err2", "libcrypt1", "libgssapi-krb5-2", "libk5crypto3",
     "libkeyutils1", "libkrb5-3", "libkrb5support0", "libpam0g", "libpcre2-8-0", "libselinux1", "libsqlite3-0",
     "libwrap0", "libwtmpdb0",

@@ -7,12 +7,16 @@ the emulator is a static program of its package. A cached folder is complete or 
 import fcntl
 import hashlib
 import json
+import os
+import platform
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,23 +30,19 @@ from msq.errors import DeviceError
 REVISION = 1
 """Raised when what is made from the same packages changes."""
 PYTHON = "3.13"
-ROOT_PACKAGES = (
-    "libc6",
-    "libgcc-s1",
-    "libstdc++6",
-    "zlib1g",
-    "libexpat1",
-    "libbz2-1.0",
-    "liblzma5",
-    "libffi8",
-    "libssl3t64",
-    "libzstd1",
-    "libuuid1",
-    f"libpython{PYTHON}-minimal",
-    f"python{PYTHON}-minimal",
-    f"libpython{PYTHON}-stdlib",
-)
-"""Python and the libraries that it, numpy and the runtimes link to."""
+SUITES = {PYTHON: debs.SUITE, "3.11": "bookworm"}
+"""Releases of Python that a board can have, and the Debian that has it."""
+LIBC = {PYTHON: "2.41", "3.11": "2.36"}
+
+
+def root_packages(python: str = PYTHON) -> tuple[str, ...]:
+    """Return the packages of Python and of the libraries that it, numpy and the runtimes link to."""
+    shared = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libbz2-1.0", "liblzma5", "libffi8")
+    renamed = "libssl3t64" if python == PYTHON else "libssl3"
+    own = (f"libpython{python}-minimal", f"python{python}-minimal", f"libpython{python}-stdlib")
+    return (*shared, renamed, "libzstd1", "libuuid1", *own)
+
+
 QEMU_PACKAGE = "qemu-user"
 """From the suite's release 10 on it is static, and shows its programs a /proc/cpuinfo that fits -cpu."""
 QEMU = "qemu-aarch64"
@@ -79,11 +79,17 @@ class Board:
     """A cached emulated board: the emulator and the root it runs programs of."""
 
     folder: Path
+    python: str
 
     @property
     def root(self) -> Path:
         """The arm64 file system."""
         return self.folder / "root"
+
+    @property
+    def target(self) -> wheels.Target:
+        """Whose wheels it takes."""
+        return wheels.Target(self.python, libc=LIBC[self.python])
 
     @property
     def emulator(self) -> list[str]:
@@ -128,15 +134,19 @@ def of_packages(tools: Path, program: str) -> list[str]:
     return [str(loader), "--library-path", libraries, str(tools / "usr" / "bin" / program)]
 
 
-def board() -> Board:
+def board(python: str | None = None) -> Board:
     """Return the emulated board, making it first if it is not cached.
 
+    Args:
+        python: a key of SUITES; by default PYTHON.
     Raises:
         DeviceError: this machine lacks what is needed, or the packages cannot be fetched.
         StorageError: no space for it.
     """
-    made_from = [REVISION, debs.SUITE, *ROOT_PACKAGES, QEMU_PACKAGE, host_architecture()]
-    return Board(cached("board", made_from, _make_board))
+    python = python or PYTHON
+    packages = root_packages(python)
+    made_from = [REVISION, SUITES[python], *packages, QEMU_PACKAGE, host_architecture()]
+    return Board(cached("board", made_from, partial(_make_board, python)), python)
 
 
 def site(board: Board, packages: Sequence[str]) -> Path:
@@ -148,15 +158,37 @@ def site(board: Board, packages: Sequence[str]) -> Path:
         DeviceError: there are no such wheels, or they cannot be fetched.
         StorageError: no space for them.
     """
-    pins = [wheels.pinned(package) for package in ("numpy", *packages)]
+    wheels.require_python(packages, board.python, "the emulated board")
+    pins = wheels.pinned(packages)
     names = [wheels.normalised(pin.partition("==")[0]) for pin in pins]
 
     def make(folder: Path) -> None:
         with messages.status(f"fetching {', '.join(pins)} for aarch64 …"):
-            wheels.install(pins, PYTHON, folder)
+            wheels.install(pins, board.target, folder)
             _check(board, wheels.LOAD, folder, names)
 
-    return cached("site", [REVISION, PYTHON, board.folder.name, wheels.LOAD, *pins], make)
+    return cached("site", [REVISION, board.python, board.folder.name, wheels.LOAD, *pins], make)
+
+
+def own_site(packages: Sequence[str]) -> Path | None:
+    """Return a folder with packages that this machine's Python lacks in these releases, making it if it is not cached.
+
+    None where it has them all. Raises as `site`.
+    """
+    pins = wheels.pinned(packages)
+    if all(wheels.is_installed(pin) for pin in pins):
+        return None
+    python = ".".join(platform.python_version_tuple()[:2])
+    wheels.require_python(packages, python, "this machine")
+    target = wheels.Target(python, platform.machine(), platform.libc_ver()[1])
+    names = [wheels.normalised(pin.partition("==")[0]) for pin in pins]
+
+    def make(folder: Path) -> None:
+        with messages.status(f"fetching {', '.join(pins)} …"):
+            wheels.install(pins, target, folder)
+            output([sys.executable, "-c", wheels.LOAD, *names], {**os.environ, "PYTHONPATH": str(folder)})
+
+    return cached("own-site", [REVISION, sys.version, wheels.LOAD, *pins], make)
 
 
 def counting(board: Board, plugin: Path) -> CountingBoard:
@@ -174,29 +206,37 @@ def counting(board: Board, plugin: Path) -> CountingBoard:
                 unpack(package, folder)
 
     tools = cached("counting", [REVISION, COUNTING_SUITE, *COUNTING_PACKAGES, architecture], make)
-    return CountingBoard(board.folder, tools, plugin)
+    return CountingBoard(board.folder, board.python, tools, plugin)
 
 
-def _make_board(folder: Path) -> None:
+def _make_board(python: str, folder: Path) -> None:
     if shutil.which("dpkg-deb") is None:
         raise DeviceError(
             "dpkg-deb is not installed here, which unpacks the emulated board",
             hint="run on Debian or Ubuntu, install the package dpkg, or choose the device local",
         )
     with messages.status("fetching the emulated board: arm64 Python and QEMU …"):
-        packages = debs.obtain(ROOT_PACKAGES, "arm64")
+        packages = debs.obtain(root_packages(python), "arm64", SUITES[python])
         (emulator,) = debs.obtain([QEMU_PACKAGE], host_architecture())
     with messages.status("unpacking the emulated board …"):
-        made = Board(folder)
+        made = Board(folder, python)
         for package in packages:
             unpack(package, made.root)
         _extract_emulator(emulator, folder / QEMU)
         # Made by packages' scripts, which did not run.
-        (made.root / "lib").symlink_to("usr/lib")
-        (made.root / "usr/bin/python3").symlink_to(f"python{PYTHON}")
+        _merge(made.root / "lib", made.root / "usr/lib")
+        (made.root / "usr/bin/python3").symlink_to(f"python{python}")
         for documents in ("doc", "man", "lintian"):
             shutil.rmtree(made.root / "usr/share" / documents, ignore_errors=True)
         _check(made, "import ctypes, hashlib, json, lzma, ssl, zipfile", folder)
+
+
+def _merge(old: Path, new: Path) -> None:
+    """Leave a link to `new` in place of `old`, whose files, of which older packages have some, are moved there."""
+    if old.is_dir():
+        shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(old)
+    old.symlink_to(new.relative_to(old.parent))
 
 
 def unpack(package: Path, root: Path) -> None:

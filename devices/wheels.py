@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from msq.atomic import atomic_folder
 from msq.cache import cache_folder
 from msq.errors import DeviceError, StorageError
@@ -47,10 +49,48 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
-def pinned(distribution: str) -> str:
-    """Return "name==version" with the version that this machine has. Raises DeviceError when it has none."""
-    if "==" in distribution:
-        return distribution
+def pinned(packages: Sequence[str]) -> list[str]:
+    """Return "name==version" of numpy and of what a runtime wants, each once.
+
+    Args:
+        packages: requirements; where one names no version, it is this machine's.
+    Raises:
+        DeviceError: this machine does not have it.
+    """
+    wanted = [Requirement(package) for package in packages]
+    missing = [] if any(one.name == "numpy" for one in wanted) else [Requirement("numpy")]
+    return [_pinned(one) for one in (*missing, *wanted)]
+
+
+def python_of(packages: Sequence[str]) -> str | None:
+    """Return the one release of CPython that a runtime has wheels for ("3.11"), by its markers; None for any."""
+    markers = (Requirement(package).marker for package in packages)
+    found = (re.search(r'python_version == "([\d.]+)"', str(marker)) for marker in markers if marker)
+    return next((match[1] for match in found if match), None)
+
+
+def is_installed(pin: str) -> bool:
+    """Say whether this Python has a distribution in that release."""
+    name, _, release = pin.partition("==")
+    try:
+        return importlib.metadata.version(name) == release
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def require_python(packages: Sequence[str], python: str, where: str) -> None:
+    """Do nothing where a runtime has wheels for this release of Python. Raises DeviceError."""
+    if (only := python_of(packages)) not in (None, python):
+        raise DeviceError(
+            f"{where} has Python {python}; this runtime has wheels for {only} alone",
+            hint="choose another runtime: litert reads the bundles of tflite-runtime",
+        )
+
+
+def _pinned(requirement: Requirement) -> str:
+    distribution = requirement.name
+    if requirement.specifier:
+        return f"{distribution}{requirement.specifier}"
     try:
         return f"{distribution}=={importlib.metadata.version(distribution)}"
     except importlib.metadata.PackageNotFoundError:
@@ -60,14 +100,14 @@ def pinned(distribution: str) -> str:
         ) from None
 
 
-def install(pins: Sequence[str], python: str, folder: Path) -> None:
-    """Install pinned distributions, with all they need, for CPython `python` ("3.13") on the emulated board.
+def install(pins: Sequence[str], target: Target, folder: Path) -> None:
+    """Install pinned distributions, with all they need, into a folder.
 
     Raises:
         DeviceError: pip is missing, or finds no wheel; the hint says which files to put where.
         StorageError: no space for them.
     """
-    _pip(["install", "--no-compile", "--target", str(folder)], pins, Target(python))
+    _pip(["install", "--no-compile", "--target", str(folder)], pins, target)
 
 
 def fetch(pins: Sequence[str], target: Target) -> list[Path]:

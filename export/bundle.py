@@ -13,7 +13,7 @@ import runtimes
 from export.audit import audit
 from export.capture import capture, run_program
 from export.card import model_card
-from export.lowerings import Lowering, MachineLowering, lowering
+from export.lowerings import ChoosyLowering, Lowering, MachineLowering, lowering
 from export.parity import fidelity, parity, whole
 from export.sizes import layers, sizes
 from msq.archive import write_archive
@@ -51,7 +51,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
 
     Args:
         checkpoint_folder: what training wrote. out: the bundle's folder, replaced when complete.
-        runtime: a name of runtimes/; it also runs here, to be compared with the oracle.
+        runtime: a name of runtimes/; it, or its stand-in, also runs here, to be compared with the oracle.
         processors: what the model is made for, if its format is machine code; by default any of a machine's.
     Raises:
         UsageError: there is no such runtime or processor, or the format has no machine code.
@@ -61,7 +61,8 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
         BudgetError: the model file is larger than its bits allow.
         StorageError: no space or no permission.
     """
-    adapter = runtimes.adapter(runtime)
+    checking = runtimes.host_of(runtime)
+    adapter = runtimes.adapter(checking)
     if adapter.LOWERING == "file":
         raise UsageError(f"{runtime} runs files that others made", hint="measure one by `msq measure --model`")
     target = lowering(adapter.LOWERING)
@@ -102,6 +103,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
             budget_bits=checkpoint.budget_bits,
             paper_compression=checkpoint.paper_compression,
             sizes=sizes(model, target, adapter, folder),
+            good_for=target.good_for(folder) if isinstance(target, ChoosyLowering) else (),
             audit=audit(model, folder, target.DEPLOYED),
             parity=compared,
             arena=_arena(session),
@@ -112,7 +114,7 @@ def export(checkpoint_folder: Path, out: Path, runtime: str, processors: Sequenc
             seed=checkpoint.seed,
             training_seconds=checkpoint.seconds,
             checkpoint_sha256=sha256_of(checkpoint_folder / CHECKPOINT_FILE),
-            versions={**checkpoint.versions, **_versions(target), runtime: adapter.version()},
+            versions={**checkpoint.versions, **_versions(target), checking: adapter.version()},
             files={},
         )
         write_text(folder / CARD_FILE, model_card(manifest))

@@ -125,6 +125,8 @@ class Manifest(Artefact):
     budget_bits: float | None = None
     paper_compression: float | None
     sizes: Sizes
+    good_for: tuple[str, ...] = ()
+    """Runtimes, with their releases, that the model file is known to run in; empty where the format says it all."""
     audit: tuple[Part, ...] = ()
     """What each byte of the deployed files is."""
     parity: Parity

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from msq import signature
 from msq.archive import bundle_folder
+from msq.artefact import as_json
 from msq.bundle import MANIFEST_FILE, Manifest
 from msq.bundle_diff import BundleDiff, Changed
 from msq.checksums import sha256_of
@@ -51,6 +52,19 @@ def list_contents(bundle: Bundle, as_json_: Annotated[
 
 
 @bundle_app.command()
+def audit(bundle: Bundle, as_json_: Json = False) -> None:
+    """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
+    from reports.audit import audit_table
+
+    with bundle_folder(bundle) as folder:
+        manifest = Manifest.open(folder)
+    if as_json_:
+        sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
+    else:
+        print_wide(audit_table(manifest))
+
+
+@bundle_app.command()
 def diff(a: Bundle, b: Bundle, as_json_: Json = False) -> None:
     """Say how two bundles differ: layers, sizes, accuracy, answers, versions."""
     from msq.bundle_diff import diff as run
@@ -67,11 +81,8 @@ def diff(a: Bundle, b: Bundle, as_json_: Json = False) -> None:
 def key() -> None:
     """Make your key where there is none; say where it lies and what it is called."""
     folder = signature.keys_folder()
-    path = folder / signature.PUBLIC_KEY
-    if not (folder / signature.KEY).exists():
-        signature.make_key(folder)
-    name = signature.fingerprint(signature.public_key(path))
-    messages.print(f"{path}: {name}", highlight=False, markup=False, soft_wrap=True)
+    name = signature.make_key(folder)
+    messages.print(f"{folder / signature.PUBLIC_KEY}: {name}", highlight=False, markup=False, soft_wrap=True)
 
 
 @bundle_app.command()

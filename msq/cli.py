@@ -1,7 +1,6 @@
 """The command line: parses, calls one stage, shows what it returns. `msq --help` lists the commands."""
 
 import errno
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +10,16 @@ import typer
 from rich.markup import escape
 
 from msq import __version__, plugins
-from msq.artefact import as_json
 from msq.bundle import Arena
 from msq.bundle_cli import bundle_app
 from msq.compare_cli import compare
 from msq.device_cli import device_app, doctor, list_devices
-from msq.errors import MsqError, StorageError, UsageError
-from msq.measurement import Observation
+from msq.errors import MsqError, StorageError
+from msq.measure_cli import Images, classify, measure, verify
 from msq.recipe import RecipeFile
 from msq.report_cli import report
-from msq.store_cli import StorePath, history, store_app
+from msq.store_cli import history, store_app
 from msq.terminal import DeviceName, Json, Runtime, messages, output, print_json
-from reports.store import DEFAULT, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,17 +30,8 @@ app.add_typer(device_app, name="device")
 app.command()(doctor)
 app.add_typer(store_app, name="store")
 app.add_typer(bundle_app, name="bundle")
-app.command()(history)
-app.command()(compare)
-app.command()(report)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe, a YAML file (docs/recipes.md).")]
-Protocol = Annotated[
-    str, typer.Option(help="How inferences are timed: quick, tflite-compat, mlperf-single-stream (docs/measuring.md).")
-]
-Images = Annotated[
-    int | None, typer.Option(min=1, help="Test images to run; default: enough for ±1 % at 95 % confidence.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -113,108 +101,16 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+    if manifest.good_for:
+        messages.print(f"runs in {', '.join(manifest.good_for)}", highlight=False, soft_wrap=True)
     if manifest.arena:
         messages.print(_arena_line(manifest.arena), highlight=False, soft_wrap=True)
     if as_json_:
         print_json(manifest)
 
 
-@app.command()
-def measure(
-    out: Annotated[Path, typer.Option(help="Measurement to write (JSON).")],
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle.")] = None,
-    evaluation: Annotated[
-        Path | None, typer.Option(help="Folder with images.npy and labels.npy of the test set.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Instead of a bundle, a .tflite or .onnx file of any origin.")
-    ] = None,
-    pixels: Annotated[
-        str, typer.Option(help="What such a file takes pixels as: 0..1, 0..255, -1..1 or imagenet.")
-    ] = "0..1",
-    device: DeviceName = "local",
-    runtime: Runtime = "onnxruntime",
-    images: Images = None,
-    protocol: Protocol = "quick",
-    store: StorePath = DEFAULT,
-    as_json_: Json = False,
-) -> None:
-    """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
-    from devices.measure import measure as run
-    from devices.measure_file import measure_file
-    from reports.file_table import file_table
-
-    if (bundle is None) == (model is None):
-        raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
-    found: Observation
-    if model is not None:
-        found = measure_file(
-            model, device, evaluation=evaluation, pixels=pixels, images=images, protocol=protocol, out=out
-        )
-        messages.print(file_table(found), width=max(100, messages.width))
-    elif bundle is not None and evaluation is not None:
-        found = run(bundle, evaluation, device, runtime, images=images, protocol=protocol, out=out)
-        with Store(store) as opened:
-            opened.add(found)
-    else:
-        raise UsageError("a bundle is measured with its test set", hint="give --evaluation and its folder")
-    if as_json_:
-        print_json(found)
-
-
-@app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    device: DeviceName = "local",
-    runtime: Runtime = "onnxruntime",
-    layers: Annotated[
-        bool, typer.Option("--layers", help="A row for every tensor, not for every kind of node.")
-    ] = False,
-    as_json_: Json = False,
-) -> None:
-    """Run a bundle's golden vectors on a device and print how they compare; exits with 9 where they must not differ."""
-    from devices.verify import table
-    from devices.verify import verify as run
-
-    verified = run(bundle, device, runtime)
-    if as_json_:
-        sys.stdout.write(json.dumps(verified.as_dict(), indent=1) + "\n")
-    else:
-        output.print(table(verified, by_tensor=layers))
-    verified.require()
-
-
-@app.command()
-def classify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    images: Annotated[
-        list[Path], typer.Argument(help="Image files, of any size where the bundle says what becomes of it.")
-    ],
-    device: DeviceName = "local",
-    runtime: Runtime = "onnxruntime",
-    as_json_: Json = False,
-) -> None:
-    """Print the class of each image: framed and normalised as the bundle says, run on a device."""
-    from devices.classify import classify as run
-
-    found = dict(zip(map(str, images), run(bundle, images, device, runtime), strict=True))
-    if as_json_:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    else:
-        output.print("\n".join(f"{name}: {label}" for name, label in found.items()), highlight=False, markup=False)
-
-
-@app.command()
-def audit(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], as_json_: Json = False) -> None:
-    """Print what each byte of a bundle's model is, layer by layer, and what its runtime holds after loading."""
-    from msq.bundle import Manifest
-    from reports.audit import audit_table
-
-    manifest = Manifest.open(bundle)
-    if as_json_:
-        sys.stdout.write(json.dumps([as_json(part) for part in manifest.audit], indent=1) + "\n")
-    else:
-        output.print(audit_table(manifest))
+for command in (measure, verify, classify, report, compare, history):
+    app.command()(command)
 
 
 @app.command()

@@ -1,16 +1,26 @@
 """The measurement: what a device run found, with every raw sample and the provenance of every figure."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from msq.artefact import Artefact, Strict
 from msq.bundle import Manifest
-from msq.provenance import Figure
+from msq.provenance import Figure, Kind
 
 RuntimeMode = Literal["stock", "hook", "native", "oracle"]
 """Whose code computed; runtimes.Adapter says what each is."""
 
 Engine = Literal["board", "host", "qemu-user", "qemu-system"]
 """What ran the code: real silicon, or QEMU's processor under this machine's kernel, or with a kernel of its own."""
+
+OBSERVED: dict[Engine, Kind] = {
+    "board": Kind.MEASURED_BOARD,
+    "host": Kind.MEASURED_HOST,
+    "qemu-user": Kind.EMULATED,
+    "qemu-system": Kind.EMULATED,
+}
+"""The kind of what is observed where a device's programs run on this."""
 
 
 class Device(Strict):
@@ -26,7 +36,7 @@ class Device(Strict):
     @property
     def emulated(self) -> bool:
         """Whether its times say nothing of a board."""
-        return self.engine in ("qemu-user", "qemu-system")
+        return OBSERVED[self.engine] is Kind.EMULATED
 
 
 class Environment(Strict):
@@ -112,6 +122,11 @@ class Measurement(Observation):
     manifest_sha256: str
     parity: TensorParity
 
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.manifest.name
+
 
 class FileMeasurement(Observation):
     """A device's answers for one model file of any origin, which nobody but its own runtime can check."""
@@ -124,3 +139,16 @@ class FileMeasurement(Observation):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """As in msq.checkpoint.InputSpec."""
+
+
+Measured = Measurement | FileMeasurement
+
+
+def read(path: Path) -> Measured:
+    """Read a measurement, of a bundle or of a model file, whichever the file holds. Raises BundleError."""
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        keys = {}
+    of_file = isinstance(keys, dict) and "sha256" in keys and "manifest" not in keys
+    return FileMeasurement.read(path) if of_file else Measurement.read(path)

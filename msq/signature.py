@@ -6,7 +6,9 @@ which key made it; whether that key is trusted is for the reader to say, by keep
 """
 
 import base64
+import contextlib
 import os
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -27,7 +29,7 @@ from msq.archive import write_archive
 from msq.artefact import Artefact
 from msq.atomic import storage_errors, write_text
 from msq.bundle import MANIFEST_FILE, SIGNATURE_FILE, Manifest
-from msq.errors import BundleError, StorageError
+from msq.errors import BundleError
 
 CONTEXT = b"msq-edge bundle manifest, version 1\n"
 """Stands before what is signed, so that a signature made for something else is none here."""
@@ -55,26 +57,24 @@ def fingerprint(key: bytes) -> str:
 
 
 def make_key(folder: Path) -> str:
-    """Make the user's key, which only its owner may read, and its public half; return its fingerprint.
+    """Make the user's key where there is none, for its owner's eyes only, and its public half; return its fingerprint.
 
     Raises:
-        StorageError: there is a key already, or no space or permission.
+        BundleError: there is a key that cannot be used. StorageError: no space or no permission.
     """
-    private = Ed25519PrivateKey.generate()
     path = folder / KEY
-    with storage_errors(path):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise StorageError(
-                f"{path}: there is a key already", hint="move it away first; its bundles need it"
-            ) from None
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            stream.flush()
-            os.fsync(stream.fileno())
-    public = private.public_key()
+    if not path.exists():
+        with storage_errors(path):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # mkstemp's file is its owner's alone; a link, unlike a move, never takes another key's place.
+            with tempfile.NamedTemporaryFile(dir=folder) as temporary:
+                key = Ed25519PrivateKey.generate()
+                temporary.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+                temporary.flush()
+                os.fsync(temporary.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary.name, path)
+    public = _private(path).public_key()
     write_text(folder / PUBLIC_KEY, _pem(public))
     return fingerprint(_raw(public))
 

@@ -10,9 +10,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from msq import atomic
+from msq import atomic, measurement
 from msq.errors import DataError, UsageError
-from msq.measurement import Measurement
 from msq.terminal import messages, print_wide
 from reports.store import DEFAULT, Store
 
@@ -78,7 +77,7 @@ def add(
     store: StorePath = DEFAULT,
 ) -> None:
     """Keep measurements that lie in files."""
-    found = [Measurement.read(file) for file in files]
+    found = [measurement.read(file) for file in files]
     with Store(store) as opened:
         ids = opened.add(*found)
     for file, id_ in zip(files, ids, strict=True):
@@ -132,7 +131,7 @@ def release(
             found = [kept for id_ in ids for kept in opened.get(id_)]
         else:
             newest = {
-                (kept.measurement.manifest.name, kept.measurement.device.name, kept.measurement.runtime): kept
+                (kept.measurement.name, kept.measurement.device.name, kept.measurement.runtime): kept
                 for kept in opened.history(model=model, device=device, runtime=runtime)
             }
             found = list(newest.values())

@@ -29,7 +29,7 @@ def _speed(measurement: Measurement) -> list[Absence]:
         missing.append(Absence("Latency and throughput", "No timed runs were recorded."))
     elif device.engine == "host":
         missing.append(Absence("Latency on a board", "The times here are of the host, and of no board."))
-    if device.engine != "qemu-user":
+    if not device.emulated:
         missing.append(Absence("Latency layer by layer", "No agent times single layers."))
     missing.append(Absence("Energy", "It takes a power meter on a board."))
     return missing

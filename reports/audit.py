@@ -19,13 +19,19 @@ TITLES: dict[PartKind, str] = {
 }
 
 
+def stored_bytes(manifest: Manifest) -> dict[str, int]:
+    """Return how many bytes of the deployed files are what, by title; nothing of a manifest without an audit."""
+    total: dict[PartKind, int] = defaultdict(int)
+    for part in manifest.audit:
+        total[part.what] += part.bytes
+    return {title: total[what] for what, title in TITLES.items() if total[what]}
+
+
 def audit_table(manifest: Manifest) -> RenderableType:
     """Return the audit for a rich console. A manifest of before there was one has no parts: the table is empty."""
     stored: dict[tuple[str, PartKind], int] = defaultdict(int)
-    total: dict[PartKind, int] = defaultdict(int)
     for part in manifest.audit:
         stored[part.layer, part.what] += part.bytes
-        total[part.what] += part.bytes
     table = Table("Layer", "Shape", "Bits", "By bits", "Stored", "Beside", box=box.SIMPLE_HEAD, show_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -36,9 +42,9 @@ def audit_table(manifest: Manifest) -> RenderableType:
     sums = Table("What", "Bytes", "Share", box=box.SIMPLE_HEAD, show_edge=False)
     for column in sums.columns[1:]:
         column.justify = "right"
-    for what, title in TITLES.items():
-        if total[what]:
-            sums.add_row(title, f"{total[what]:,}", f"{100 * total[what] / sum(total.values()):.1f} %")
+    total = stored_bytes(manifest)
+    for title, size in total.items():
+        sums.add_row(title, f"{size:,}", f"{100 * size / sum(total.values()):.1f} %")
     sums.add_row("in all", f"{sum(total.values()):,}", "")
     sizes = manifest.sizes
     return Group(

@@ -6,10 +6,11 @@ listed apart, with the reason. What is new, missing or newly failing is no diffe
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Literal
 
 from msq.artefact import Artefact, Strict
-from msq.measurement import Measurement
+from msq.measurement import Measured, Measurement
 from msq.provenance import MEANING, Figure, Kind
 from msq.recipe import Gates
 from reports import gates, sides, significance
@@ -24,7 +25,11 @@ HIGHER_IS_BETTER = ("top1", "host_top1")
 
 
 class Change(Strict):
-    """One figure of both sides, of one kind. difference is None where there is nothing to test it by."""
+    """One figure of both sides, of one kind. difference is None where there is nothing to test it by.
+
+    base and other are what was compared: of answers to the same images, the shares of those; of rounds in turns,
+    geometric means.
+    """
 
     figure: str
     unit: str
@@ -95,19 +100,42 @@ def compare(names: Sequence[str], store: Path, limits: Gates | None = None) -> C
     )
 
 
-def changes(old: Measurement, new: Measurement) -> tuple[list[Change], list[Apart]]:
-    """Return how the figures of two measurements differ, and those that cannot be compared."""
-    return _changes([old], [new])
+def changes(olds: Sequence[Measured], news: Sequence[Measured]) -> tuple[list[Change], list[Apart]]:
+    """Return how the figures of two sides differ, and those that cannot be compared.
+
+    Args:
+        olds, news: measurements of one thing each, the oldest first, at least one. The newest are compared, and all of
+            them where they were run in turns.
+    """
+    old, new = olds[-1], news[-1]
+    found, apart = [], []
+    first, second = _figures(old), _figures(new)
+    for name in dict.fromkeys([*first, *second]):
+        a, b = first.get(name), second.get(name)
+        if a is None or b is None:
+            apart.append(Apart(figure=name, why=f"only the {'other' if a is None else 'base'} has it"))
+        elif why := _unlike(name, a, b, old, new):
+            apart.append(Apart(figure=name, why=why))
+        else:
+            base, other, difference = _tested(name, a, b, olds, news)
+            verdict = _verdict(name, a, b, difference)
+            found.append(
+                Change(
+                    figure=name,
+                    unit=a.unit,
+                    kind=a.kind,
+                    base=base,
+                    other=other,
+                    difference=difference,
+                    verdict=verdict,
+                )
+            )
+    return found, apart
 
 
-def _pair(
-    what: str, base: Side, other: Side, olds: list[Measurement], news: list[Measurement], limits: Gates | None
-) -> Pair:
-    found, apart = _changes(olds, news)
-    failed = [
-        {result.title for result in gates.evaluate(limits, each[-1]) if result.outcome == "failed"}
-        for each in (olds, news)
-    ]
+def _pair(what: str, base: Side, other: Side, olds: list[Measured], news: list[Measured], limits: Gates | None) -> Pair:
+    found, apart = changes(olds, news)
+    failed = [_failed(each[-1], limits) for each in (olds, news)]
     return Pair(
         what=what,
         base=base.name,
@@ -119,46 +147,27 @@ def _pair(
     )
 
 
-def _changes(olds: Sequence[Measurement], news: Sequence[Measurement]) -> tuple[list[Change], list[Apart]]:
-    """Compare the newest measurement of each side, and all of them where they were run in turns."""
-    old, new = olds[-1], news[-1]
-    found, apart = [], []
-    first, second = _figures(old), _figures(new)
-    for name in dict.fromkeys([*first, *second]):
-        a, b = first.get(name), second.get(name)
-        if a is None or b is None:
-            apart.append(Apart(figure=name, why=f"only the {'other' if a is None else 'base'} has it"))
-        elif why := _unlike(name, a, b, old, new):
-            apart.append(Apart(figure=name, why=why))
-        else:
-            difference = None if a.kind in EXACT else _difference(name, a, b, olds, news)
-            verdict = _verdict(name, a, b, difference)
-            found.append(
-                Change(
-                    figure=name,
-                    unit=a.unit,
-                    kind=a.kind,
-                    base=a.value,
-                    other=b.value,
-                    difference=difference,
-                    verdict=verdict,
-                )
-            )
-    return found, apart
+def _failed(measurement: Measured, limits: Gates | None) -> set[str]:
+    """Return the titles of the gates that fail; what is no bundle has none."""
+    results = gates.evaluate(limits, measurement) if isinstance(measurement, Measurement) else []
+    return {result.title for result in results if result.outcome == "failed"}
 
 
-def _figures(measurement: Measurement) -> dict[str, Figure]:
-    return {**recorded(measurement), "average_bits": average_bits(measurement.manifest)}
+def _figures(measurement: Measured) -> dict[str, Figure]:
+    found = recorded(measurement)
+    if isinstance(measurement, Measurement):
+        found["average_bits"] = average_bits(measurement.manifest)
+    return found
 
 
-def _unlike(name: str, a: Figure, b: Figure, old: Measurement, new: Measurement) -> str:
+def _unlike(name: str, a: Figure, b: Figure, old: Measured, new: Measured) -> str:
     """Return why two figures of one name are not the same thing; an empty string where they are."""
     if a.kind is not b.kind:
         return f"different kinds: {MEANING[a.kind]} beside {MEANING[b.kind]}"
     if a.unit != b.unit:
         return f"different units: {a.unit} and {b.unit}"
-    if name in HIGHER_IS_BETTER and old.manifest.data != new.manifest.data:
-        return f"different data: {old.manifest.data.name} and {new.manifest.data.name}, of which the digests differ"
+    if name in HIGHER_IS_BETTER and _other_data(old, new):
+        return "different data"
     if a.unit == "seconds" and old.environment.threads != new.environment.threads:
         return f"different threads: {old.environment.threads} and {new.environment.threads}"
     if name.startswith(LATENCY) and old.protocol != new.protocol:
@@ -166,37 +175,59 @@ def _unlike(name: str, a: Figure, b: Figure, old: Measurement, new: Measurement)
     return ""
 
 
-def _difference(
-    name: str, a: Figure, b: Figure, olds: Sequence[Measurement], news: Sequence[Measurement]
-) -> Difference | None:
-    """Test a figure by its raw samples; None where there are none."""
+def _other_data(old: Measured, new: Measured) -> bool:
+    """Say whether two were tested on different data: by their digests or, of model files, by the images' labels."""
+    if isinstance(old, Measurement) and isinstance(new, Measurement):
+        return old.manifest.data != new.manifest.data
+    labels = {said.index: said.label for said in old.predictions}
+    shared = [said for said in new.predictions if said.index in labels]
+    return not shared or any(labels[said.index] != said.label for said in shared)
+
+
+def _tested(
+    name: str, a: Figure, b: Figure, olds: Sequence[Measured], news: Sequence[Measured]
+) -> tuple[float, float, Difference | None]:
+    """Return what is compared of both sides, and the test of it by raw samples; None where there are none."""
     old, new = olds[-1], news[-1]
+    if a.kind in EXACT:
+        return a.value, b.value, None
     if name == "top1" and (paired := _same_images(old, new)):
-        return significance.paired_shares(*paired)
+        first, second = paired
+        return sum(first) / len(first), sum(second) / len(second), significance.paired_shares(first, second)
     if a.unit == "fraction" and a.n and b.n:
-        return significance.shares((a.value, a.n), (b.value, b.n))
+        return a.value, b.value, significance.shares((a.value, a.n), (b.value, b.n))
     in_turns = [(recorded(x).get(name), recorded(y).get(name)) for x, y in sides.rounds(olds, news)]
-    values = [(x.value, y.value) for x, y in in_turns if x and y and x.value > 0 and y.value > 0]
+    values = [
+        (x.value, y.value) for x, y in in_turns if x and y and x.kind is y.kind is a.kind and x.value > 0 < y.value
+    ]
     if len(values) > 1:
-        first, second = zip(*values, strict=True)
-        return significance.in_turns(first, second)
+        xs, ys = zip(*values, strict=True)
+        return geometric_mean(xs), geometric_mean(ys), significance.in_turns(xs, ys)
     percent = name.removeprefix(f"{LATENCY}p")
     if name.startswith(LATENCY) and percent.isdigit() and old.latency_seconds and new.latency_seconds:
-        return significance.quantiles(old.latency_seconds, new.latency_seconds, int(percent) / 100)
-    return None
+        tested = significance.quantiles(old.latency_seconds, new.latency_seconds, int(percent) / 100)
+        return a.value, b.value, tested
+    return a.value, b.value, None
 
 
-def _same_images(old: Measurement, new: Measurement) -> tuple[list[bool], list[bool]] | None:
-    """Return, for the images that both were given, whether each was right; None of none."""
+def _same_images(old: Measured, new: Measured) -> tuple[list[bool], list[bool]] | None:
+    """Return, for the images that both were given, whether each was right; None where they are fewer than half.
+
+    Then the pairs would tell less than all answers do, each side by itself.
+    """
     first = {said.index: said.label == said.predicted for said in old.predictions}
     second = {said.index: said.label == said.predicted for said in new.predictions}
     shared = [index for index in first if index in second]
-    return ([first[index] for index in shared], [second[index] for index in shared]) if shared else None
+    if not shared or 2 * len(shared) < min(len(first), len(second)):
+        return None
+    return [first[index] for index in shared], [second[index] for index in shared]
 
 
 def _verdict(name: str, a: Figure, b: Figure, difference: Difference | None) -> Verdict:
     if difference is not None:
         nothing = 0.0 if a.unit == "fraction" else 1.0
+        if difference.low == difference.high == nothing:
+            return "equal"
         if difference.low <= nothing + difference.tolerance and difference.high >= nothing - difference.tolerance:
             return "no clear difference"
         grew = difference.value > nothing

@@ -1,7 +1,7 @@
 """The figures of a report: what a measurement holds and what follows exactly from it, each with its provenance."""
 
 from msq.bundle import Manifest
-from msq.measurement import Device, Measurement, Prediction
+from msq.measurement import OBSERVED, Device, Measurement, Observation, Prediction
 from msq.provenance import Figure, Kind, proportion
 
 LATENCY = "latency_"
@@ -9,16 +9,14 @@ LATENCY = "latency_"
 TITLES = {
     "float": "Float",
     "ptq8": "8-bit, post-training",
-    "trained": "as trained, mixed precision",
-    "deployed": "MSQ, as deployed",
+    "trained": "As trained, mixed precision",
+    "deployed": "As deployed",
 }
 
 
 def observed(device: Device) -> Kind:
     """Return the provenance of what the device did."""
-    if device.emulated:
-        return Kind.EMULATED
-    return Kind.MEASURED_BOARD if device.engine == "board" else Kind.MEASURED_HOST
+    return OBSERVED[device.engine]
 
 
 def test_set_accuracy(manifest: Manifest, what: str) -> Figure | None:
@@ -35,7 +33,7 @@ def test_set_accuracies(manifest: Manifest) -> dict[str, Figure]:
     return {title: figure for title, figure in found.items() if figure}
 
 
-def device_accuracy(measurement: Measurement) -> Figure | None:
+def device_accuracy(measurement: Observation) -> Figure | None:
     """Return the device's top-1 over its predictions; None where it predicted nothing."""
     return share_right(measurement.predictions, observed(measurement.device))
 
@@ -72,7 +70,7 @@ def stored(count: int, unit: str = "bytes") -> Figure:
     return Figure(value=count, unit=unit, kind=Kind.ARTEFACT)
 
 
-def recorded(measurement: Measurement) -> dict[str, Figure]:
+def recorded(measurement: Observation) -> dict[str, Figure]:
     """Return the measurement's own figures, without times that an emulator took: those say nothing of a board."""
     return {
         name: figure
@@ -81,7 +79,7 @@ def recorded(measurement: Measurement) -> dict[str, Figure]:
     }
 
 
-def times(measurement: Measurement) -> dict[str, Figure]:
+def times(measurement: Observation) -> dict[str, Figure]:
     """Return the latencies by the name of their percentile; none where no times were taken that mean something."""
     if not measurement.latency_seconds:
         return {}

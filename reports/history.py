@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from msq.measurement import Measurement
 from reports import figures as shown
 from reports import wording
 from reports.store import Kept
@@ -12,7 +13,8 @@ def rows(found: Sequence[Kept]) -> Iterator[tuple[str, ...]]:
     yield "Id", "Created", "Release", "Model", "Method", "Device", "Runtime", "Bits", "Size", "Top-1", "p90", "From"
     for kept in found:
         measurement = kept.measurement
-        manifest, p90 = measurement.manifest, shown.times(measurement).get("p90")
+        figures_, p90 = shown.recorded(measurement), shown.times(measurement).get("p90")
+        manifest = measurement.manifest if isinstance(measurement, Measurement) else None
         accuracy = shown.device_accuracy(measurement)
         yield tuple(
             map(
@@ -21,12 +23,12 @@ def rows(found: Sequence[Kept]) -> Iterator[tuple[str, ...]]:
                     kept.id[:12],
                     measurement.created[:16].replace("T", " "),
                     kept.release or "",
-                    manifest.name,
-                    manifest.method,
+                    measurement.name,
+                    manifest.method if manifest else "–",
                     measurement.device.name,
                     measurement.runtime,
-                    f"{manifest.average_bits:.2f}",
-                    wording.size(manifest.sizes.model_bytes),
+                    f"{manifest.average_bits:.2f}" if manifest else "–",
+                    wording.figure(figures_["model_bytes"]) if "model_bytes" in figures_ else "–",
                     wording.figure(accuracy) if accuracy else "–",
                     wording.figure(p90) if p90 else "–",
                     wording.BADGE[shown.observed(measurement.device)],
@@ -44,7 +46,8 @@ def figures(found: Sequence[Kept]) -> Iterator[tuple[object, ...]]:
     for kept in found:
         measurement = kept.measurement
         of = (
-            *(kept.id, measurement.created, kept.release or "", measurement.manifest.name, measurement.manifest.method),
+            *(kept.id, measurement.created, kept.release or "", measurement.name),
+            measurement.manifest.method if isinstance(measurement, Measurement) else "",
             *(measurement.device.name, measurement.runtime),
         )
         for name, one in shown.recorded(measurement).items():

@@ -15,6 +15,7 @@ from msq.measurement import Measurement
 from msq.provenance import MEANING, Figure, Kind
 from reports import charts, figures, gates, memory_charts, run_charts, wording
 from reports.absences import absences
+from reports.audit import stored_bytes
 from reports.classes import Classes, classes
 from reports.drawing import Drawing
 from reports.gates import GateResult
@@ -94,6 +95,8 @@ def _content(measurement: Measurement, results: Sequence[GateResult]) -> dict[st
         "average_bits": figures.average_bits(manifest),
         "file_size": figures.file_size(manifest),
         "bytes": _bytes(manifest.sizes),
+        "stored": {title: f"{count:,}" for title, count in stored_bytes(manifest).items()},
+        "conditions": _conditions(measurement),
         "resident": measurement.figures.get("resident_weight_bytes"),
         "compressions": {name: wording.figure(found) for name, found in figures.compressions(manifest).items()},
         "recorded": figures.recorded(measurement),
@@ -103,7 +106,7 @@ def _content(measurement: Measurement, results: Sequence[GateResult]) -> dict[st
         "absences": absences(measurement),
         "test_set_chart": _accuracy_chart("Top-1 on the full test set", test_set),
         "device_chart": _accuracy_chart(
-            "Top-1 on the device", {figures.TITLES["trained"]: on_device} if on_device else {}
+            "Top-1 on the device", {figures.TITLES["deployed"]: on_device} if on_device else {}
         ),
         "class_chart": _class_chart(answers),
         "layer_chart": charts.layers(manifest.layers, _layers_in_words(measurement)) if manifest.layers else None,
@@ -231,6 +234,18 @@ def _bytes(found: Sizes) -> dict[str, str]:
         "Limit of the model file": found.limit_bytes,
     }
     return {name: f"{count:,}" for name, count in named.items()}
+
+
+def _conditions(measurement: Measurement) -> dict[str, str]:
+    """Return how the processors fared while inferences were timed, before → after, as far as the device told."""
+    found: dict[str, list[str]] = {"Governor": [], "Frequency, highest": [], "Temperature, highest": []}
+    for state in measurement.conditions:
+        found["Governor"].append(", ".join(dict.fromkeys(state.governors)))
+        if state.frequencies_khz:
+            found["Frequency, highest"].append(f"{max(state.frequencies_khz) / 1000:,.0f} MHz")
+        if state.temperatures:
+            found["Temperature, highest"].append(f"{max(state.temperatures.values()) / 1000:.0f} °C")
+    return {name: " → ".join(dict.fromkeys(said)) for name, said in found.items()}
 
 
 def _layers_in_words(measurement: Measurement) -> str:

@@ -25,7 +25,7 @@ FIGURES = {
 
 def evaluate(limits: Regression, measurement: Measurement, baseline: Measurement | None) -> Iterator[GateResult]:
     """Yield the result of each limit that is set; baseline is of the same model, device and runtime."""
-    found, apart = changes(baseline, measurement) if baseline else ([], [])
+    found, apart = changes([baseline], [measurement]) if baseline else ([], [])
     known = {change.figure: change for change in found}
     reasons = {one.figure: one.why for one in apart}
     for key, limit in limits.model_dump(exclude_none=True).items():

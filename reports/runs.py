@@ -47,7 +47,11 @@ def runs(measurement: Measurement, store: Path | None) -> tuple[Run, ...]:
     found: list[tuple[Measurement, str]] = []
     if store is not None and store.exists():
         with Store(store) as opened:
-            found = [(kept.measurement, kept.release or "") for kept in opened.history()]
+            found = [
+                (kept.measurement, kept.release or "")
+                for kept in opened.history()
+                if isinstance(kept.measurement, Measurement)
+            ]
     same = [(one, release) for one, release in found if one.manifest.data.sha256 == measurement.manifest.data.sha256]
     if not any(one == measurement for one, _ in same):
         same.append((measurement, ""))

@@ -6,7 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from msq.errors import UsageError
-from msq.measurement import Measurement
+from msq.measurement import Measured, Measurement
+from msq.measurement import read as read_measurement
 from reports.store import Store
 
 
@@ -15,19 +16,19 @@ class Side:
     """Measurements under the name that the user gave them, the oldest first."""
 
     name: str
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[Measured, ...]
 
-    def groups(self) -> dict[str, list[Measurement]]:
+    def groups(self) -> dict[str, list[Measured]]:
         """Return the measurements by what was measured where."""
-        found: dict[str, list[Measurement]] = {}
+        found: dict[str, list[Measured]] = {}
         for measurement in self.measurements:
             found.setdefault(what(measurement), []).append(measurement)
         return found
 
 
-def what(measurement: Measurement) -> str:
+def what(measurement: Measured) -> str:
     """Return model, device and runtime of a measurement in words."""
-    return f"{measurement.manifest.name} on {measurement.device.name}, {measurement.runtime}"
+    return f"{measurement.name} on {measurement.device.name}, {measurement.runtime}"
 
 
 def read(name: str, store: Path) -> Side:
@@ -44,9 +45,9 @@ def read(name: str, store: Path) -> Side:
         files = sorted(path.glob("*.json"))
         if not files:
             raise UsageError(f"{path}: no measurements (*.json)", hint="`msq bundle diff` compares bundles")
-        found = [Measurement.read(file) for file in files]
+        found = [read_measurement(file) for file in files]
     elif path.is_file():
-        found = [Measurement.read(path)]
+        found = [read_measurement(path)]
     elif store.exists():
         with Store(store) as opened:
             found = [kept.measurement for kept in opened.get(name)]
@@ -66,16 +67,15 @@ def baseline(measurement: Measurement, name: str | None, store: Path) -> Measure
             return None
         with Store(store) as opened:
             kept = opened.last_release(measurement)
-        return kept.measurement if kept else None
+        return kept.measurement if kept and isinstance(kept.measurement, Measurement) else None
     found = read(name, store).groups()
-    if what(measurement) not in found:
+    newest = found[what(measurement)][-1] if what(measurement) in found else None
+    if not isinstance(newest, Measurement):
         raise UsageError(f"{name}: no measurement of {what(measurement)}", hint=f"it has {'; '.join(found)}")
-    return found[what(measurement)][-1]
+    return newest
 
 
-def matched(
-    base: Side, other: Side
-) -> tuple[dict[str, tuple[list[Measurement], list[Measurement]]], list[str], list[str]]:
+def matched(base: Side, other: Side) -> tuple[dict[str, tuple[list[Measured], list[Measured]]], list[str], list[str]]:
     """Return what both sides have, what only the other has (new), and what only the base has (missing).
 
     Measurements of the same model, device and runtime belong together. Where both sides are of one thing only, those
@@ -92,7 +92,7 @@ def matched(
     )
 
 
-def rounds(a: Sequence[Measurement], b: Sequence[Measurement]) -> list[tuple[Measurement, Measurement]]:
+def rounds(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
     """Return the rounds in which A and B, each sorted by time, were run in turns; none where they were not.
 
     In a round either may come first; the next begins when both are done.

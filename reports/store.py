@@ -15,11 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from msq.artefact import Strict, as_json, first_problem
 from msq.errors import BundleError, StorageError, UsageError
-from msq.measurement import Measurement
+from msq.measurement import Measured, Measurement
 
 DEFAULT = Path("build/store.db")
 
@@ -38,6 +38,8 @@ MIGRATIONS = (
 )
 """What made the file what it is, in order. One that was released is never changed: another is added."""
 
+_MEASURED: TypeAdapter[Measured] = TypeAdapter(Measured)
+
 WAIT_SECONDS = 60.0
 """How long a writer waits for the others."""
 
@@ -47,7 +49,7 @@ class Kept(Strict):
 
     id: str
     release: str | None
-    measurement: Measurement
+    measurement: Measured
 
 
 class _Row(NamedTuple):
@@ -63,13 +65,12 @@ class _Row(NamedTuple):
     document: str
 
     @classmethod
-    def of(cls, found: Measurement, values: dict[str, Any], release: str | None) -> Self:
+    def of(cls, found: Measured, values: dict[str, Any], release: str | None) -> Self:
         """Return the row of a measurement whose JSON values are given."""
         document = json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        id_, manifest = sha256(document.encode()).hexdigest(), found.manifest
-        return cls(
-            id_, found.created, manifest.name, manifest.method, found.device.name, found.runtime, release, document
-        )
+        method = found.manifest.method if isinstance(found, Measurement) else ""
+        id_ = sha256(document.encode()).hexdigest()
+        return cls(id_, found.created, found.name, method, found.device.name, found.runtime, release, document)
 
 
 class Store:
@@ -100,7 +101,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def add(self, *measurements: Measurement, release: str | None = None) -> list[str]:
+    def add(self, *measurements: Measured, release: str | None = None) -> list[str]:
         """Keep measurements, all of them or, where something fails, none; return their ids in order."""
         return self._insert([_Row.of(found, as_json(found), release) for found in measurements])
 
@@ -156,7 +157,7 @@ class Store:
 
     def last_release(self, like: Measurement) -> Kept | None:
         """Return the newest released measurement of the same model, device and runtime; `like` itself is none."""
-        where = {"model": like.manifest.name, "device": like.device.name, "runtime": like.runtime}
+        where = {"model": like.name, "device": like.device.name, "runtime": like.runtime}
         found = self.history(**where, released=True, last=2)
         return next((kept for kept in reversed(found) if kept.measurement != like), None)
 
@@ -202,7 +203,7 @@ class Store:
 
     def _kept(self, id_: str, release: str | None, document: str) -> Kept:
         try:
-            return Kept(id=id_, release=release, measurement=Measurement.model_validate_json(document))
+            return Kept(id=id_, release=release, measurement=_MEASURED.validate_json(document))
         except ValidationError as error:
             raise BundleError(
                 f"{self._path}: measurement {id_[:12]}…: {first_problem(error)}",

@@ -94,6 +94,14 @@ class Adapter(Protocol):
         ...
 
 
+def host_of(name: str) -> str:
+    """Return the runtime that stands in for another where its bundles are exported: itself, unless it names a HOST.
+
+    Raises UsageError.
+    """
+    return str(getattr(adapter(name), "HOST", name))
+
+
 def names() -> list[str]:
     """Return the runtimes there are."""
     return plugins.names(__name__)

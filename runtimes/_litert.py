@@ -1,6 +1,8 @@
 """LiteRT as a library: its version, opening a file, and running it image by image; with or without our delegate."""
 
+import importlib
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +13,58 @@ from msq.errors import BundleError, DeviceError
 
 MODEL_FILE = "model.tflite"
 PROBE_FILE = "probe.tflite"
-DISTRIBUTION = "ai-edge-litert"
 
 Array = NDArray[Any]
 
 
-def _pinned() -> str:
-    try:
-        return f"{DISTRIBUTION}=={importlib.metadata.version(DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return DISTRIBUTION
+@dataclass(frozen=True)
+class Release:
+    """A distribution of the interpreter: LiteRT, or what it was before."""
+
+    distribution: str
+    module: str
+
+    def version(self) -> str:
+        """Return the installed release. Raises DeviceError when there is none."""
+        self.interpreter()
+        return importlib.metadata.version(self.distribution)
+
+    def interpreter(self) -> Any:
+        """Return the module of the interpreter. Raises DeviceError when it is not installed."""
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            said = f"{self.distribution} is not installed here: {error}"
+            raise DeviceError(said, hint=f"pip install {self.pinned()}") from None
+
+    def pinned(self) -> str:
+        """Return "name==version" as it is installed here; the name alone where it is not."""
+        try:
+            return f"{self.distribution}=={importlib.metadata.version(self.distribution)}"
+        except importlib.metadata.PackageNotFoundError:
+            return self.distribution
 
 
-PACKAGES = (_pinned(),)
+LITERT = Release("ai-edge-litert", "ai_edge_litert.interpreter")
+TFLITE_RUNTIME = Release("tflite-runtime", "tflite_runtime.interpreter")
+PACKAGES = (LITERT.pinned(),)
 
 
 def version() -> str:
-    """Return the installed release. Raises DeviceError when there is none."""
-    litert()
-    return importlib.metadata.version(DISTRIBUTION)
+    """Return LiteRT's release. Raises DeviceError when there is none."""
+    return LITERT.version()
 
 
-def litert() -> Any:
-    """Return the module of LiteRT's interpreter. Raises DeviceError when it is not installed."""
-    try:
-        from ai_edge_litert import interpreter
-    except ImportError as error:
-        raise DeviceError(f"LiteRT is not installed here: {error}", hint=f"pip install {PACKAGES[0]}") from None
-    return interpreter
-
-
-def open_file(path: Path, threads: int, delegate: Any = None) -> Any:
+def open_file(path: Path, threads: int, delegate: Any = None, release: Release = LITERT) -> Any:
     """Return an interpreter of a .tflite file, ready to run.
 
     Args:
         threads: within an operator of LiteRT's own. delegate: what load_delegate gave, or None for LiteRT alone.
+        release: whose interpreter.
     Raises:
         DeviceError: LiteRT is not installed. BundleError: there is no such file, or it is refused.
     """
-    made = litert().Interpreter
+    made = release.interpreter().Interpreter
     if not path.is_file():
         raise BundleError(f"{path}: no such file", hint="export again")
     try:
@@ -64,8 +79,8 @@ def open_file(path: Path, threads: int, delegate: Any = None) -> Any:
 class File:
     """A .tflite file that takes one image, and gives its output first."""
 
-    def __init__(self, path: Path, threads: int, delegate: Any = None) -> None:
-        self._path, self._interpreter = path, open_file(path, threads, delegate)
+    def __init__(self, path: Path, threads: int, delegate: Any = None, release: Release = LITERT) -> None:
+        self._path, self._interpreter = path, open_file(path, threads, delegate, release)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = self._interpreter.get_output_details()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msq.errors import BundleError, DeviceError
 from msq.integer_model import IntegerModel
 from runtimes import _kernels
-from runtimes._litert import MODEL_FILE, PACKAGES, PROBE_FILE, File, litert, one_line, version
+from runtimes._litert import LITERT, MODEL_FILE, PACKAGES, PROBE_FILE, File, Release, one_line, version
 
 __all__ = ["LOWERING", "MODE", "PACKAGES", "STEPWISE", "libraries", "load", "resident", "version"]
 
@@ -56,12 +56,12 @@ class LitertSession:
     """model.tflite loaded; probe.tflite, the same graph with every int8 tensor as an output, loads when asked for.
 
     Args:
-        bundle: folder. threads: within an operator.
+        bundle: folder. threads: within an operator. release: whose interpreter.
     """
 
-    def __init__(self, bundle: Path, threads: int) -> None:
-        self._bundle, self._threads = bundle, threads
-        self._model = _open(bundle / MODEL_FILE, threads)
+    def __init__(self, bundle: Path, threads: int, release: Release = LITERT) -> None:
+        self._bundle, self._threads, self._release = bundle, threads, release
+        self._model = _open(bundle / MODEL_FILE, threads, release)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output, float32 (n, …), of images float32 (n, height, width, channels), one after another."""
@@ -69,23 +69,23 @@ class LitertSession:
 
     def tensors(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every int8 tensor and the output by name, batch first and channels last."""
-        probe = _open(self._bundle / PROBE_FILE, self._threads)
+        probe = _open(self._bundle / PROBE_FILE, self._threads, self._release)
         return dict(zip(probe.names(), probe.run(images), strict=True))
 
 
-def delegate(threads: int) -> Any:
+def delegate(threads: int, release: Release = LITERT) -> Any:
     """Return a delegate, for one interpreter. Raises DeviceError when it is not built, or cannot have the threads."""
     place, _ = _library()
     try:
-        return litert().load_delegate(str(place), {"threads": threads})
+        return release.interpreter().load_delegate(str(place), {"threads": threads})
     except (ValueError, OSError) as error:
         raise DeviceError(f"the delegate for LiteRT cannot be had: {one_line(error)}") from None
 
 
-def _open(path: Path, threads: int) -> File:
+def _open(path: Path, threads: int, release: Release) -> File:
     """Return a file on a delegate of its own. One that has nothing for it would run on LiteRT alone: it is refused."""
-    taking = delegate(threads)
-    file = File(path, threads, taking)
+    taking = delegate(threads, release)
+    file = File(path, threads, taking, release)
     if _library()[1].msq_litert_operators(taking._get_native_delegate_pointer()) == 0:
         raise BundleError(f"{path}: it has no packed operators", hint="export it for litert, or run it on litert-stock")
     return file

@@ -1,6 +1,6 @@
 """Settings, and the smallest real recipe, that all tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,14 @@ method: {{name: msq, prune_epochs: 3, finetune_epochs: 1, interval: 4, hessian_b
 budget: {{average_bits: 3}}
 seed: 3
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure is kept apart from what the checkout's user did."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MSQ_STORE", str(tmp_path_factory.mktemp("store") / "store.db"))
+        yield
 
 
 @pytest.fixture(scope="session")

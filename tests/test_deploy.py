@@ -13,6 +13,7 @@ from msq.cli import main
 from msq.errors import DataError
 from msq.measurement import Measurement
 from msq.provenance import Kind
+from reports.store import Store
 
 
 @pytest.fixture
@@ -46,6 +47,9 @@ def test_a_recipe_becomes_a_report_of_every_device_and_all_compute_the_same(reci
     assert pi.environment.machine == "aarch64"
     assert {figure.kind for figure in pi.figures.values() if figure.unit == "seconds"} == set()
     assert host.figures["latency_p50"].kind == Kind.MEASURED_HOST
+    with Store(recipe.parent / "build" / "store.db") as store:
+        kept = [one.measurement for one in store.history()]
+    assert len(kept) == 7 and all(found in kept for found in (pi, phone, host, oracle, native, litert, tvm))
     checkpoint = Checkpoint.open(recipe.parent / "build" / "tiny" / "checkpoint")
     manifest = Manifest.open(recipe.parent / "build" / "tiny" / "onnxruntime" / "bundle")
     assert [layer.bits for layer in manifest.layers] == [site.bits for site in checkpoint.sites]

@@ -4,13 +4,17 @@ The processor's instructions are emulated, the kernel is this machine's: what th
 board, how long it takes and how much memory it needs is not.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 
-from devices import provision
+from devices import provision, wheels
 from devices.profile import Profile
 from devices.sandbox import Sandbox
 from devices.transport import Engine
 from msq.errors import DeviceError, UsageError
+
+TIER_VARIABLE = "MSQ_KERNELS_TIER"
+"""The packed kernels' tier, where the board's best one is slow to emulate: what it computes is the same."""
 
 
 class Emulator(Sandbox):
@@ -27,7 +31,7 @@ class Emulator(Sandbox):
         """
         if profile.qemu_cpu is None:
             raise UsageError(f"device {profile.name!r} names no qemu_cpu", hint="add it to the profile")
-        board = provision.board()
+        board = provision.board(wheels.python_of(packages or ()))
         if profile.qemu_cpu not in board.cpus():
             raise UsageError(
                 f"device {profile.name!r}: {board.version} knows no processor {profile.qemu_cpu!r}",
@@ -45,13 +49,14 @@ class Emulator(Sandbox):
         (identity / "model").write_text(f"{profile.title} (emulated CPU)\0", encoding="utf-8")
 
     def command(self, argv: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
-        """Return the emulator's argv for a program of the root, in an environment without the host's."""
+        """Return the emulator's argv for a program of the root, in an environment that has only the host's tier."""
         program = self.folder / argv[0] if argv[0].startswith("./") else self._root / "usr" / "bin" / argv[0]
         if not program.exists():
             raise DeviceError(f"{argv[0]}: no such program on the emulated board")
         command = self._board.command(self._root, self._cpu, [str(program), *argv[1:]])
         site = {"PYTHONPATH": str(self._site)} if self._site else {}
-        return command, {**site, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
+        tier = {TIER_VARIABLE: os.environ[TIER_VARIABLE]} if TIER_VARIABLE in os.environ else {}
+        return command, {**site, **tier, "LC_ALL": "C.UTF-8", "HOME": str(self.folder)}
 
 
 TRANSPORT = Emulator

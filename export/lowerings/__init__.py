@@ -51,6 +51,15 @@ class MachineLowering(Lowering, Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosyLowering(Lowering, Protocol):
+    """A lowering whose files do not run in all runtimes of their format."""
+
+    def good_for(self, folder: Path) -> tuple[str, ...]:
+        """Return the runtimes, with their releases, that run the lowered model in a folder."""
+        ...
+
+
 def lowering(name: str) -> Lowering:
     """Return the lowering of that name. Raises UsageError."""
     module: Any = plugins.load(__name__, name, "lowering")

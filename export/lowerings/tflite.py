@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from flatbuffers import flexbuffers
 
-from export.lowerings import _tflite_moves
+from export.lowerings import _tflite_moves, _tflite_runtimes
 from export.lowerings._tflite_file import File
 from export.lowerings._tflite_graph import KINDS, Graph
 from msq.integer_model import IntegerModel, node_to_json
@@ -43,6 +43,11 @@ def lower(model: IntegerModel, folder: Path) -> list[str]:
     (folder / MODEL_FILE).write_bytes(build(model, [model.output]))
     (folder / PROBE_FILE).write_bytes(build(model, [model.output, *tensors]))
     return [MODEL_FILE, PROBE_FILE]
+
+
+def good_for(folder: Path) -> tuple[str, ...]:
+    """Return the runtimes that run model.tflite of a folder."""
+    return _tflite_runtimes.good_for((folder / MODEL_FILE).read_bytes())
 
 
 def build(model: IntegerModel, outputs: list[str]) -> bytes:

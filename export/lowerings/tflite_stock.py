@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.lowerings import _tflite_layers, _tflite_moves, _tflite_tokens
+from export.lowerings import _tflite_layers, _tflite_moves, _tflite_runtimes, _tflite_tokens
 from export.lowerings._tflite_file import File, Operator, Type, schema
 from export.lowerings._tflite_graph import Graph, require_multiplier
 from msq.integer_model import IntegerModel
@@ -62,6 +62,11 @@ def lower(model: IntegerModel, folder: Path) -> list[str]:
     (folder / MODEL_FILE).write_bytes(build(model))
     (folder / PROBE_FILE).write_bytes(build_probe(model))
     return [MODEL_FILE, PROBE_FILE]
+
+
+def good_for(folder: Path) -> tuple[str, ...]:
+    """Return the runtimes that run model.tflite of a folder."""
+    return _tflite_runtimes.good_for((folder / MODEL_FILE).read_bytes())
 
 
 def build(model: IntegerModel, *, containers: Containers = "narrowest") -> bytes:

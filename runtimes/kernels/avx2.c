@@ -33,5 +33,5 @@ static bool supported(void) { return HAS_AVX2(msq_x86_features()); }
 
 const msq_tier msq_avx2 = {
     "avx2", "AVX2", supported, FLIP, 1, {6},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

@@ -33,8 +33,7 @@ typedef struct {
 #define TIER_SUMS 24
 #define TIER_TILES(TILE) \
     TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1) TILE(7, 1) TILE(8, 1) \
-    TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) \
-    TILE(11, 2) TILE(12, 2) \
+    TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2) TILE(7, 2) TILE(8, 2) \
     TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) \
     TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 
@@ -198,58 +197,110 @@ INLINE void requantize_by(const bool adds, const int32_t *sums, size_t sums_step
     }
 }
 
-/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. Between
- * the products, which take half of the units, four rows at a time of an earlier tile become codes. */
+/* Sums of an earlier tile become codes while products, which take half of the units, are made: 64 of them now and then,
+ * for at once they would take all. */
+typedef struct {
+    shared512 shared;
+    __m512i bias[4];
+    __m512 multiplier[4];
+    msq_unfinished left;
+    int32_t step, next, apart; /* of the products */
+} among512;
+
+INLINE among512 among_of(const bool adds, const int panels, const msq_epilogue *e, const msq_unfinished *then, int32_t steps) {
+    among512 a = {.shared = shared_of(adds, e), .left = *then, .apart = then->count ? steps / then->count : 0};
+    UNROLL for (int i = 0; i < 4; i++) {
+        a.bias[i] = LOAD(e->bias + i % panels * LANES);
+        a.multiplier[i] = _mm512_loadu_ps(e->multiplier + i % panels * LANES);
+    }
+    return a;
+}
+
+INLINE void make_codes(const bool adds, among512 *a) {
+    const int32_t *sums = a->left.sums;
+    const __m512i four[] = {LOAD(sums), LOAD(sums + LANES), LOAD(sums + 2 * LANES), LOAD(sums + 3 * LANES)};
+    store_codes(adds, four, a->bias, a->multiplier, a->left.values, &a->shared, a->left.y);
+    a->left.count--;
+    a->left.sums += 4 * LANES;
+    a->left.y += ATOM;
+    if (adds) a->left.values += ATOM;
+}
+
+INLINE void now_and_then(const bool adds, among512 *a) {
+    if (a->step++ < a->next || a->left.count == 0) return;
+    a->next += a->apart;
+    make_codes(adds, a);
+}
+
+INLINE void tile_among_of(const bool adds, const int rows, const int panels, const uint8_t *const *x, const msq_run *runs,
+                          int32_t run_count, const int8_t *weights, bool more, int32_t *out, const msq_epilogue *e,
+                          const msq_unfinished *then) {
+    int32_t steps = 0;
+    for (int32_t run = 0; run < run_count; run++) steps += runs[run].groups;
+    among512 a = among_of(adds, panels, e, then, steps);
+    VEC sums[TIER_SUMS];
+    UNROLL for (int i = 0; i < rows * panels; i++) sums[i] = more ? LOAD(out + i * LANES) : ZERO();
+    for (int32_t run = 0; run < run_count; run++) {
+        ptrdiff_t at = runs[run].offset;
+        for (int32_t left = runs[run].groups; left > 0; left--, at += GROUP, weights += panels * ATOM) {
+            now_and_then(adds, &a);
+            VEC w[MAX_PANELS];
+            UNROLL for (int p = 0; p < panels; p++) w[p] = LOAD_WEIGHTS(weights + p * ATOM);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const VEC now = inputs_of(x[r] + at);
+                UNROLL for (int p = 0; p < panels; p++)
+                    sums[r * panels + p] = _mm512_dpbusd_epi32(sums[r * panels + p], now, w[p]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < rows * panels; i++) STORE(out + i * LANES, sums[i]);
+    while (a.left.count > 0) make_codes(adds, &a);
+}
+
+static void tile_among(const uint8_t *const *x, const msq_run *runs, int32_t run_count, const int8_t *weights, bool more,
+                       int32_t *sums, const msq_epilogue *e, const msq_unfinished *then) {
+    if (then->values)
+        tile_among_of(true, 8, 2, x, runs, run_count, weights, more, sums, e, then);
+    else
+        tile_among_of(false, 8, 2, x, runs, run_count, weights, more, sums, e, then);
+}
+
+/* A pixel's inputs are fetched once for the three taps that it is under: a tile of one panel would wait for them. */
 INLINE void slide_by(const bool adds, const int rows, const msq_slide *s, const uint8_t *x, const int8_t *weights,
-                     int32_t *out, const msq_epilogue *e, msq_unfinished then) {
-    enum { TOGETHER_ROWS = 4 };
-    const shared512 shared = shared_of(adds, e);
-    const __m512i bias = LOAD(e->bias), biases[] = {bias, bias, bias, bias};
-    const __m512 by = _mm512_loadu_ps(e->multiplier), multipliers[] = {by, by, by, by};
+                     int32_t *out, const msq_epilogue *e, const msq_unfinished *then) {
+    among512 a = among_of(adds, 1, e, then, s->lines * s->groups);
     VEC sums[16];
     UNROLL for (int r = 0; r < rows; r++) sums[r] = ZERO();
     const ptrdiff_t tap = (ptrdiff_t)s->groups * ATOM, pixel = s->pixel;
-    const int32_t steps = s->lines * s->groups;
-    for (int32_t step = 0, group = 0; step < steps || then.rows > 0; step++) {
-        if (then.rows > 0) {
-            const __m512i four[] = {LOAD(then.sums), LOAD(then.sums + LANES), LOAD(then.sums + 2 * LANES),
-                                    LOAD(then.sums + 3 * LANES)};
-            store_codes(adds, four, biases, multipliers, then.values, &shared, then.y);
-            then.rows -= TOGETHER_ROWS;
-            then.sums += TOGETHER_ROWS * LANES;
-            then.y += TOGETHER_ROWS * LANES;
-            if (adds) then.values += TOGETHER_ROWS * LANES;
-            if (step >= steps) continue;
+    for (int32_t line = 0; line < s->lines; line++, x += s->down, weights += 2 * tap) {
+        for (int32_t group = 0; group < s->groups; group++, weights += ATOM) {
+            now_and_then(adds, &a);
+            const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
+            const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
+            const uint8_t *in = x + group * GROUP;
+            UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
+                const VEC now = inputs_of(in);
+                if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
+                if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
+                if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
+            }
         }
-        const VEC first = LOAD_WEIGHTS(weights), second = LOAD_WEIGHTS(weights + tap);
-        const VEC third = LOAD_WEIGHTS(weights + 2 * tap);
-        const uint8_t *in = x + group * GROUP;
-        UNROLL for (int r = 0; r < rows + 2; r++, in += pixel) {
-            const VEC now = inputs_of(in);
-            if (r < rows) sums[r] = _mm512_dpbusd_epi32(sums[r], now, first);
-            if (r > 0 && r <= rows) sums[r - 1] = _mm512_dpbusd_epi32(sums[r - 1], now, second);
-            if (r > 1) sums[r - 2] = _mm512_dpbusd_epi32(sums[r - 2], now, third);
-        }
-        weights += ATOM;
-        if (++group < s->groups) continue;
-        group = 0;
-        x += s->down;
-        weights += 2 * tap;
     }
     UNROLL for (int r = 0; r < rows; r++) STORE(out + r * LANES, sums[r]);
+    while (a.left.count > 0) make_codes(adds, &a);
 }
 
 static void slide(int32_t rows, const msq_slide *s, const uint8_t *x, const int8_t *weights, int32_t *sums,
                   const msq_epilogue *e, const msq_unfinished *then) {
     if (then->values)
         if (rows == 16)
-            slide_by(true, 16, s, x, weights, sums, e, *then);
+            slide_by(true, 16, s, x, weights, sums, e, then);
         else
-            slide_by(true, 12, s, x, weights, sums, e, *then);
+            slide_by(true, 12, s, x, weights, sums, e, then);
     else if (rows == 16)
-        slide_by(false, 16, s, x, weights, sums, e, *then);
+        slide_by(false, 16, s, x, weights, sums, e, then);
     else
-        slide_by(false, 12, s, x, weights, sums, e, *then);
+        slide_by(false, 12, s, x, weights, sums, e, then);
 }
 
 static bool supported(void) {
@@ -258,6 +309,6 @@ static bool supported(void) {
 }
 
 const msq_tier msq_avx512vnni = {
-    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {8, 12, 8, 6},
-    copy, prepare, unpack, tile, slide, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    "avx512vnni", "AVX512 F, BW, VL, VNNI and GFNI", supported, FLIP, 4, {8, 8, 8, 6},
+    copy, prepare, unpack, tile, tile_among, slide, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

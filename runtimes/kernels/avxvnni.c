@@ -21,5 +21,5 @@ static bool supported(void) {
 
 const msq_tier msq_avxvnni = {
     "avxvnni", "AVX2 and AVX-VNNI", supported, FLIP, 1, {6},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

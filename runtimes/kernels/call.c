@@ -32,25 +32,26 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
         return msq_fail(MSQ_INVALID, "%d images of %d × %d are too many for one call", call->batch, w->height,
                         w->width);
 
-    /* Small maps are taken several images at a time; pointwise layers know no images, depthwise ones stage lines. */
-    w->images = pointwise || depthwise ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
+    w->slid = !depthwise && msq_can_slide(layer, w->width);
+    const bool is_product = !depthwise && !w->slid;
+    /* Small maps are taken several images at a time; pointwise layers know no images, and what slides stages lines. */
+    w->images = pointwise || !is_product ? call->batch : pixels >= STAGED_ROWS ? 1 : (int32_t)(STAGED_ROWS / pixels);
     if (w->images > call->batch) w->images = call->batch;
     w->rows = pixels * w->images;
-    w->fused = !depthwise && w->rows < FUSED_ROWS;
-    w->realigned = !depthwise && !pointwise && !w->fused && s->inputs % GROUP && msq_can_realign(layer);
-    w->gathered = !depthwise && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
-    w->spread = w->realigned && w->width >= LEAST_SLID && msq_can_spread(layer);
-    w->slid = w->spread || (!depthwise && !w->realigned && !w->gathered && w->width >= LEAST_SLID && msq_can_slide(layer));
+    w->fused = is_product && w->rows < FUSED_ROWS;
+    w->realigned = w->slid ? s->inputs % GROUP : is_product && !pointwise && !w->fused && s->inputs % GROUP &&
+                                                     msq_can_realign(layer);
+    w->gathered = is_product && !w->realigned && (w->fused || s->inputs % GROUP || layer->taps > MOST_RUNS);
     /* Single pixels are flipped chunk by chunk: they stay in the second cache, and of a map that is walked in strides
      * only those that are met are flipped. Short ones that lie apart would take too many steps. */
     const bool single = layer->taps == 1 && !padded, walked = s->stride[0] * s->stride[1] > 2 && s->inputs % 8 == 0;
-    w->copied = single && !depthwise && !w->gathered && !w->realigned && layer->tier->flip &&
+    w->copied = single && is_product && !w->gathered && !w->realigned && layer->tier->flip &&
                 (msq_is_one_piece(s) || s->inputs >= ATOM || walked);
     /* Gathered rows of single pixels come from x at once; others, and lines that end within a group, from the staged
      * images, behind which there is room to read on. Pixels of a depthwise layer are whole panels of channels. */
-    w->staged = !depthwise && !w->copied &&
+    w->staged = is_product && !w->copied &&
                 (w->realigned || padded || (w->gathered ? !single : layer->tier->flip != 0));
-    w->padded_channels = depthwise ? (int32_t)msq_rounded((size_t)channels, PANEL) : w->spread ? GROUP : channels;
+    w->padded_channels = (int32_t)msq_rounded((size_t)channels, depthwise ? PANEL : w->slid ? GROUP : 1);
     w->padded_height = call->height + s->padding[0] + s->padding[2];
     w->padded_width = call->width + s->padding[1] + s->padding[3];
 
@@ -58,6 +59,8 @@ static msq_status plan(msq_work *w, const msq_layer *layer, const msq_call *call
     msq_status planned = MSQ_OK;
     if (depthwise)
         msq_plan_depthwise(w, count);
+    else if (w->slid)
+        msq_plan_slide(w, count);
     else
         planned = msq_plan_product(w, count);
     if (planned) return planned;
@@ -93,7 +96,7 @@ static void copy_line(const msq_work *w, const uint8_t *from, uint8_t *to) {
         tier->copy(from, width * channels, to);
         return;
     }
-    if (w->spread) {
+    if (w->slid) {
         const uint32_t flip = tier->flip * 0x01010101u;
         size_t x = 1; /* all but the last one can be read as four */
         for (; x + 4 <= width; x += 4)
@@ -229,6 +232,8 @@ msq_status msq_layer_run(const msq_layer *layer, const msq_call *call, msq_threa
             msq_share(is_serial ? NULL : threads, w.images * msq_ceil(w.padded_height, w.staged_lines), stage_part, &w);
         if (layer->spec.depthwise)
             msq_run_depthwise(&w, threads);
+        else if (w.slid)
+            msq_run_slide(&w, threads);
         else
             msq_run_product(&w, threads);
     }

@@ -21,12 +21,6 @@ static msq_window window_of(const msq_work *w, int32_t channels) {
     };
 }
 
-/* Lines of the padded map that so many of y read. */
-static int32_t lines_of(const msq_work *w, int32_t lines) {
-    const msq_layer_spec *s = &w->layer->spec;
-    return (lines - 1) * s->stride[0] + (s->kernel[0] - 1) * s->dilation[0] + 1;
-}
-
 /* What a thread has of its own. */
 typedef struct {
     int8_t *weights, *flat; /* as they are arranged, and unpacked */
@@ -41,7 +35,7 @@ static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t flat = msq_rounded((size_t)w->layer->taps * (size_t)w->layer->spec.outputs, ATOM) + ATOM;
     const size_t sums = COLUMNS * BLOCK_CHANNELS * sizeof *own->sums;
     const size_t weights = msq_rounded(msq_window_weights(&all), ATOM);
-    const size_t lines = (size_t)lines_of(w, w->slice) * (size_t)w->padded_width * (size_t)w->padded_channels;
+    const size_t lines = (size_t)msq_lines_of(w, w->slice) * (size_t)w->padded_width * (size_t)w->padded_channels;
     if (base)
         *own = (lane){
             .weights = (int8_t *)base,
@@ -55,7 +49,7 @@ static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
 void msq_plan_depthwise(msq_work *w, int32_t threads) {
     const int64_t line = (int64_t)w->padded_width * w->padded_channels;
     w->slice = 1;
-    while (w->slice < w->height && lines_of(w, w->slice + 1) * line <= STAGED_BYTES) w->slice++;
+    while (w->slice < w->height && msq_lines_of(w, w->slice + 1) * line <= STAGED_BYTES) w->slice++;
     w->thread_bytes = lay_lane(w, NULL, NULL);
     w->line_parts = threads;
 }
@@ -85,7 +79,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
     msq_work *w = context;
     const msq_layer *layer = w->layer;
     const msq_layer_spec *s = &layer->spec;
-    lane own;
+    lane own = {0};
     lay_lane(w, w->scratch + (size_t)thread * w->thread_bytes, &own);
     layer->tier->unpack(&layer->grid, s->packed, 0, msq_ceil((int64_t)layer->taps * s->outputs, ATOM), own.flat, ATOM);
     int8_t *weights = own.weights;
@@ -101,7 +95,7 @@ static void slide_part(void *context, int32_t part, int32_t thread) {
         const int32_t image = first / w->height, y = first % w->height;
         count = end - first < w->slice ? end - first : w->slice;
         if (count > w->height - y) count = w->height - y;
-        msq_stage_lines(w, image, y * s->stride[0], lines_of(w, count), own.lines);
+        msq_stage_lines(w, image, y * s->stride[0], msq_lines_of(w, count), own.lines);
         for (int32_t i = 0; i < count; i++) {
             const uint8_t *x = own.lines + (size_t)(i * s->stride[0]) * line;
             const size_t step = (size_t)s->stride[1] * pixel;

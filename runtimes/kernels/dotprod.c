@@ -45,5 +45,5 @@ static bool supported(void) { return getauxval(AT_HWCAP) & (1ul << 20); /* ASIMD
 
 const msq_tier msq_dotprod = {
     "dotprod", "the dot product instructions of ARMv8.2", supported, FLIP, 1, {TILE_ROWS},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

@@ -52,8 +52,8 @@ typedef int16_t halves __attribute__((vector_size(2 * PANEL)));
 
 enum { MOST_HALVES = 256 }; /* codes whose sum fits 16 bits */
 
-/* The sum of as many pixels' first `count` channels, `step` codes from pixel to pixel. */
-static inline __attribute__((always_inline)) halves sum_of(int32_t pixels, size_t step, size_t count, const int8_t *x) {
+/* Add so many pixels' first `count` channels, `step` codes from pixel to pixel. */
+static void add_pixels(int32_t pixels, size_t step, size_t count, const int8_t *x, int32_t *sums) {
     halves sum = {0};
     codes now = {0};
     for (; pixels > 0; pixels--, x += step) {
@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) halves sum_of(int32_t pixels, size_
             memcpy(&now, x, count);
         sum += __builtin_convertvector(now, halves);
     }
-    return sum;
+    for (int i = 0; i < PANEL; i++) sums[i] += sum[i];
 }
 
 msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, int32_t zero, float multiplier,
@@ -78,8 +78,7 @@ msq_status msq_average_pool(int32_t pixels, int32_t channels, const int8_t *x, i
         float multipliers[PANEL];
         for (int32_t pixel = 0, end; pixel < pixels; pixel = end) {
             end = pixels - pixel < MOST_HALVES ? pixels : pixel + MOST_HALVES;
-            const halves sum = sum_of(end - pixel, (size_t)channels, (size_t)count, x + (size_t)pixel * (size_t)channels + c);
-            for (int i = 0; i < PANEL; i++) sums[i] += sum[i];
+            add_pixels(end - pixel, (size_t)channels, (size_t)count, x + (size_t)pixel * (size_t)channels + c, sums);
         }
         for (int i = 0; i < PANEL; i++) {
             bias[i] = -zero * pixels;

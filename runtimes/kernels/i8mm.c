@@ -93,5 +93,5 @@ static bool supported(void) { return getauxval(AT_HWCAP2) & (1ul << 13); /* I8MM
 
 const msq_tier msq_i8mm = {
     "i8mm", "the 8-bit matrix instructions of ARMv8.6", supported, FLIP, 1, {6},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

@@ -20,8 +20,6 @@ enum {
     TILE_OUTPUTS = MAX_PANELS * PANEL,
     MOST_RUNS = 64,
     MOST_ROWS = 32,      /* of any tier's tile */
-    MOST_SLID = 16,      /* pixels of a line that a tier slides over at once, */
-    LEAST_SLID = 12,     /* or the fewest */
     PART_BYTES = 24576, /* of unpacked weights: they stay in the first cache while all rows pass */
 };
 
@@ -34,18 +32,17 @@ typedef struct {
     int64_t rows;          /* of the staged images */
     bool fused, gathered, staged;
     bool whole;   /* all of a panel set's weights are unpacked at once: its sums are complete tile by tile */
-    bool slid;    /* a tile's rows follow one another: the tier's `slide` multiplies them */
-    bool spread;  /* pixels are staged with zeros behind them, up to a group, and weights are realigned tap by tap */
+    bool slid;    /* the tier slides over lines of y; pixels are staged as whole groups, and weights realigned so */
     bool copied;    /* a chunk's rows are, flipped: single pixels */
     bool realigned; /* weights are: every line of taps begins a group, as it can be read from the map */
     int32_t padded_height, padded_width, padded_channels;
     const uint8_t *source; /* staged images, or x */
     uint8_t *stage, *scratch;
     size_t thread_bytes; /* of scratch, for every thread */
-    /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a depthwise layer. */
+    /* Parts: sets of panels of each chunk of rows of each group of channels, or lines of a layer that is slid over. */
     int32_t chunk_rows, chunks, panel_sets, set_panels, line_parts;
     int32_t staged_lines; /* of a part */
-    int32_t slice; /* lines of y of a depthwise layer whose input is staged at once */
+    int32_t slice; /* lines of y of such a layer whose input is staged at once */
     int32_t run_count;
     msq_run runs[MOST_RUNS]; /* of a row */
 } msq_work;
@@ -77,13 +74,25 @@ void msq_finish(const msq_work *w, msq_epilogue *e, const int32_t *sums, int32_t
                 int32_t output, int32_t count);
 
 /* Products of rows and panels: how they are cut, with the bytes of scratch that a thread needs, and the work.
- * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. can_slide:
- * whether the tier slides over a line of y; can_spread: whether it does where pixels are filled up to a group. */
+ * MSQ_INVALID: more parts than can be counted. can_realign: whether a row's weights can lie line by line. */
 bool msq_can_realign(const msq_layer *layer);
-bool msq_can_slide(const msq_layer *layer);
-bool msq_can_spread(const msq_layer *layer);
 msq_status msq_plan_product(msq_work *w, int32_t threads);
 void msq_run_product(msq_work *w, msq_threads *threads);
+
+/* Unpack a panel so that every line of taps, or where it is slid over every tap, begins a group. Where it ends within
+ * one, weights are 0. flat: room for its groups, and one more. */
+void msq_realign(const msq_work *w, size_t first, int8_t *flat, int8_t *weights, size_t stride);
+
+/* Lines of the padded map that so many of y read. */
+static inline int32_t msq_lines_of(const msq_work *w, int32_t lines) {
+    const msq_layer_spec *s = &w->layer->spec;
+    return (lines - 1) * s->stride[0] + (s->kernel[0] - 1) * s->dilation[0] + 1;
+}
+
+/* The same of layers of one panel that the tier slides over. can_slide: whether a layer is one. */
+bool msq_can_slide(const msq_layer *layer, int32_t width);
+void msq_plan_slide(msq_work *w, int32_t threads);
+void msq_run_slide(msq_work *w, msq_threads *threads);
 
 /* The same of depthwise layers. */
 void msq_plan_depthwise(msq_work *w, int32_t threads);

@@ -167,7 +167,7 @@ msq_status msq_matmul_workspace(const msq_product *spec, const msq_threads *thre
 msq_status msq_matmul(const msq_product *spec, const int8_t *p, const int8_t *q, int8_t *y, void *workspace,
                       size_t workspace_bytes, msq_threads *threads) {
     work w;
-    size_t bytes;
+    size_t bytes = 0;
     const msq_status status = plan(&w, spec, threads, &bytes);
     if (status) return status;
     if (workspace == NULL || workspace_bytes < bytes || (uintptr_t)workspace % ATOM)

@@ -95,5 +95,5 @@ static bool supported(void) { return true; }
 
 const msq_tier msq_neon = {
     "neon", "NEON", supported, FLIP, 1, {TILE_ROWS},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

@@ -23,17 +23,6 @@ typedef struct {
 /* Groups that a line of taps takes where it begins one. */
 static int32_t line_groups(const msq_layer_spec *s) { return msq_ceil((int64_t)s->kernel[1] * s->inputs, GROUP); }
 
-bool msq_can_slide(const msq_layer *layer) {
-    const msq_layer_spec *s = &layer->spec;
-    return layer->tier->slide && s->outputs <= PANEL && msq_is_joined(s) && s->kernel[1] == 3 && s->stride[1] == 1 &&
-           s->kernel[0] * 3 * msq_ceil(s->inputs, GROUP) <= PART_BYTES / ATOM;
-}
-
-bool msq_can_spread(const msq_layer *layer) {
-    const msq_layer_spec *s = &layer->spec;
-    return msq_can_slide(layer) && s->inputs < GROUP && 3 * msq_ceil(s->inputs, GROUP) == line_groups(s);
-}
-
 bool msq_can_realign(const msq_layer *layer) {
     const msq_layer_spec *s = &layer->spec;
     return msq_is_joined(s) && s->kernel[0] <= MOST_RUNS &&
@@ -49,10 +38,10 @@ static size_t gathered_bytes(const msq_layer *layer) {
 static size_t lay_lane(const msq_work *w, uint8_t *base, lane *own) {
     const size_t rows = (size_t)w->chunk_rows, inputs = (size_t)w->layer->spec.inputs;
     const size_t outputs = w->fused ? TILE_OUTPUTS : (size_t)w->set_panels * PANEL;
-    const size_t sums = (w->slid ? 2 * MOST_SLID : rows) * outputs, kept = KEPT_SUMS + MOST_ROWS * outputs;
+    const size_t sums = rows * outputs, kept = KEPT_SUMS + MOST_ROWS * outputs;
     const size_t sizes[] = {
         sizeof *own->chunk, w->fused ? 0 : PART_BYTES, (w->whole && kept < sums ? kept : sums) * sizeof *own->sums,
-        w->slid ? 0 : rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
+        rows * sizeof *own->x, w->gathered ? rows * gathered_bytes(w->layer) : w->copied ? rows * inputs : 0,
         w->realigned ? (size_t)(w->layer->row_groups + 1) * ATOM : 0, /* one more is read */
     };
     uint8_t *at[sizeof sizes / sizeof *sizes];
@@ -92,7 +81,7 @@ msq_status msq_plan_product(msq_work *w, int32_t threads) {
     if (parts > INT32_MAX / 2)
         return msq_fail(MSQ_INVALID, "%lld pixels in %d groups are too many for one call", (long long)w->rows, groups);
     if (!w->fused && parts % threads && parts < 4 * threads) w->chunks = msq_ceil(w->chunks, threads) * threads;
-    w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), w->slid ? w->width : ROW_STEP);
+    w->chunk_rows = (int32_t)msq_rounded((size_t)msq_ceil(w->rows, w->chunks), ROW_STEP);
     if (w->chunk_rows > w->rows) w->chunk_rows = (int32_t)w->rows;
     w->chunks = msq_ceil(w->rows, w->chunk_rows);
     lane own;
@@ -255,16 +244,15 @@ static void fetch(ahead *a, size_t lines) {
     }
 }
 
-/* Unpack a panel so that every line of taps, or every tap, begins a group. Where it ends within one, weights are 0. */
-static void realign(const msq_work *w, const lane *own, size_t first, int8_t *weights, size_t stride) {
+void msq_realign(const msq_work *w, size_t first, int8_t *flat, int8_t *weights, size_t stride) {
     const msq_layer_spec *s = &w->layer->spec;
-    w->layer->tier->unpack(&w->layer->grid, s->packed, first, w->layer->row_groups, own->flat, ATOM);
-    const int32_t piece = w->spread ? s->inputs : s->kernel[1] * s->inputs, all = s->inputs * w->layer->taps;
+    w->layer->tier->unpack(&w->layer->grid, s->packed, first, w->layer->row_groups, flat, ATOM);
+    const int32_t piece = w->slid ? s->inputs : s->kernel[1] * s->inputs, all = s->inputs * w->layer->taps;
     for (int32_t begin = 0; begin < all; begin += piece) {
         for (int32_t at = 0; at < piece; at += GROUP, weights += stride) {
             const int32_t k = begin + at, shift = k % GROUP * 8;
             const uint32_t kept = piece - at < GROUP ? (1u << (piece - at) * 8) - 1 : UINT32_MAX;
-            const int8_t *from = own->flat + k / GROUP * ATOM;
+            const int8_t *from = flat + k / GROUP * ATOM;
             for (int n = 0; n < PANEL; n++) {
                 uint32_t low, high;
                 memcpy(&low, from + n * GROUP, GROUP);
@@ -282,6 +270,32 @@ static int32_t rows_now(int32_t left, int32_t most) {
     return most > 4 && left - most < 3 ? most - 2 : most;
 }
 
+/* Rows first … first + rows − 1 by the last part of all of a layer's two panels: sums of a tile are kept, and become codes
+ * while the next one is multiplied. */
+static void multiply_among(const msq_work *w, const lane *own, msq_epilogue *e, const msq_run *runs, int32_t count,
+                           bool more, int64_t first_row, int32_t all) {
+    enum { OUTPUTS = 2 * PANEL };
+    const msq_tier *tier = w->layer->tier;
+    const int32_t most = tier->rows[1];
+    const size_t pixel = (size_t)w->image * (size_t)w->height * (size_t)w->width;
+    const msq_residual *r = w->call->residual;
+    msq_unfinished then = {0};
+    for (int32_t row = 0, rows; row < all; row += rows) {
+        rows = rows_now(all - row, most);
+        int32_t *const sums = own->sums + (w->whole ? row / most % 2 * most : row) * OUTPUTS;
+        if (rows < most) {
+            tier->tile(&w->layer->grid, rows, 2, own->x + row, runs, count, own->weights, more, sums);
+            msq_finish(w, e, sums, OUTPUTS, first_row + row, rows, 0, OUTPUTS);
+            continue;
+        }
+        tier->tile_among(own->x + row, runs, count, own->weights, more, sums, e, &then);
+        const size_t at = (pixel + (size_t)(first_row + row)) * OUTPUTS;
+        then = (msq_unfinished){most * OUTPUTS / ATOM, sums, r ? r->values + at : NULL, w->call->y + at};
+    }
+    e->values = then.values;
+    if (then.count) tier->requantize(then.sums, OUTPUTS, most, OUTPUTS, e, then.y, OUTPUTS);
+}
+
 /* Rows first … first + rows − 1 by a set of panels. */
 static void multiply(const msq_work *w, const lane *own, const outputs_of *o, int64_t first_row, int32_t all) {
     const msq_layer *layer = w->layer;
@@ -289,6 +303,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
     const int32_t panels = o->panels, most = tier->rows[panels - 1], most_groups = PART_BYTES / (ATOM * panels);
     const int32_t width = panels * PANEL;
     const size_t row_groups = (size_t)layer->row_groups, first = (size_t)o->panel * row_groups;
+    const bool can_wait = w->call->y && layer->spec.outputs == 2 * PANEL && o->count == 2 * PANEL;
     msq_epilogue e = msq_epilogue_of(w, o->output);
     msq_run runs[MOST_RUNS];
     for (int32_t run = 0, done = 0, before = 0, groups; run < w->run_count; before += groups) {
@@ -296,7 +311,7 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         for (int32_t p = 0; p < panels; p++) {
             const size_t begin = first + (size_t)p * row_groups + (size_t)before, stride = (size_t)panels * ATOM;
             if (w->realigned)
-                realign(w, own, begin, own->weights + p * ATOM, stride);
+                msq_realign(w, begin, own->flat, own->weights + p * ATOM, stride);
             else
                 tier->unpack(&layer->grid, layer->spec.packed, begin, groups, own->weights + p * ATOM, stride);
         }
@@ -305,6 +320,10 @@ static void multiply(const msq_work *w, const lane *own, const outputs_of *o, in
         ahead a = ahead_of(layer, first + (last ? (size_t)panels * row_groups : (size_t)(before + groups)),
                            left < most_groups ? left : most_groups, panels);
         const size_t lines = (size_t)msq_ceil((int64_t)a.lines * panels, msq_ceil(all, most));
+        if (last && can_wait && tier->tile_among) {
+            multiply_among(w, own, &e, runs, count, before > 0, first_row, all);
+            continue;
+        }
         for (int32_t row = 0, rows, finished = 0; row < all; row += rows) {
             rows = rows_now(all - row, most);
             fetch(&a, lines);
@@ -335,54 +354,6 @@ static void multiply_fused(const msq_work *w, const lane *own, const outputs_of 
     }
 }
 
-/* The same of whole lines of y by the only panel, whose weights are three taps wide. */
-static void multiply_slid(const msq_work *w, const lane *own, int64_t first_row, int32_t all) {
-    const msq_layer *layer = w->layer;
-    const msq_tier *tier = layer->tier;
-    const msq_layer_spec *s = &layer->spec;
-    const ptrdiff_t pixel = w->padded_channels;
-    const msq_slide slide = {
-        .lines = s->kernel[0],
-        .groups = w->padded_channels / GROUP,
-        .down = (ptrdiff_t)s->dilation[0] * w->padded_width * pixel,
-        .pixel = pixel,
-    };
-    const int32_t most = tier->rows[0];
-    const size_t y = (size_t)w->image * (size_t)w->height * (size_t)w->width;
-    const bool is_whole = w->call->y && s->outputs == PANEL; /* sums may wait: they become codes during the next tile */
-    msq_epilogue e = msq_epilogue_of(w, 0);
-    msq_unfinished then = {0};
-    int32_t *sums = own->sums;
-    if (w->realigned)
-        realign(w, own, 0, own->weights, ATOM);
-    else
-        tier->unpack(&layer->grid, s->packed, 0, layer->row_groups, own->weights, ATOM);
-    for (int64_t row = first_row; row < first_row + all;) {
-        const int64_t line = row / w->width;
-        const uint8_t *x = msq_field(w, line / w->height, line % w->height, 0);
-        for (int32_t left = w->width, rows; left > 0; left -= rows, row += rows, x += rows * pixel) {
-            rows = left >= MOST_SLID ? MOST_SLID : left >= LEAST_SLID ? LEAST_SLID : left < most ? left : most;
-            if (rows >= LEAST_SLID) {
-                tier->slide(rows, &slide, x, own->weights, sums, &e, &then);
-                then.rows = 0;
-            } else {
-                const uint8_t *each[LEAST_SLID];
-                for (int32_t r = 0; r < rows; r++) each[r] = x + r * pixel;
-                tier->tile(&layer->grid, rows, 1, each, w->runs, w->run_count, own->weights, false, sums);
-            }
-            if (rows < LEAST_SLID || !is_whole) {
-                msq_finish(w, &e, sums, PANEL, row, rows, 0, s->outputs);
-                continue;
-            }
-            const size_t at = (y + (size_t)row) * PANEL;
-            then = (msq_unfinished){rows, sums, w->call->residual ? w->call->residual->values + at : NULL, w->call->y + at};
-            sums = sums == own->sums ? own->sums + MOST_SLID * PANEL : own->sums;
-        }
-    }
-    e.values = then.values;
-    tier->requantize(then.sums, PANEL, then.rows, PANEL, &e, then.y, PANEL);
-}
-
 /* Part: a set of panels over a chunk of rows of a group. Sets come first, so that a thread's rows stay. */
 static void multiply_part(void *context, int32_t part, int32_t thread) {
     const msq_work *w = context;
@@ -395,10 +366,6 @@ static void multiply_part(void *context, int32_t part, int32_t thread) {
     const int32_t rows = w->rows - row < w->chunk_rows ? (int32_t)(w->rows - row) : w->chunk_rows;
     if (left <= 0 || rows <= 0) return;
     const lane own = lane_of(w, thread);
-    if (w->slid) {
-        multiply_slid(w, &own, row, rows);
-        return;
-    }
     lay_rows(w, &own, group, chunk, rows);
     const outputs_of o = outputs_in(w, group, first, left < w->set_panels ? left : w->set_panels);
     (w->fused ? multiply_fused : multiply)(w, &own, &o, row, rows);

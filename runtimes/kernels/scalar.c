@@ -66,5 +66,5 @@ static bool supported(void) { return true; }
 
 const msq_tier msq_scalar = {
     "scalar", "nothing", supported, FLIP, 1, {2},
-    copy, prepare, unpack, tile, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
+    copy, prepare, unpack, tile, NULL, NULL, fused, arrange, depthwise, requantize, combine, quantize, maximum,
 };

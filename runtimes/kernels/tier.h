@@ -70,9 +70,9 @@ typedef struct {
     int32_t residual_zero, sum_zero, sum_low, sum_high;
 } msq_epilogue;
 
-/* Rows of 16 sums that are to become codes: a multiple of 4, or none. */
+/* Sums of an earlier tile that are to become as many codes, one behind the other: `count` times 64 of them, or none. */
 typedef struct {
-    int32_t rows;
+    int32_t count;
     const int32_t *sums;
     const int8_t *values; /* of the residual addition, or NULL */
     int8_t *y;
@@ -104,8 +104,12 @@ typedef struct msq_tier {
     void (*tile)(const msq_grid *grid, int32_t rows, int32_t panels, const uint8_t *const *x, const msq_run *runs,
                  int32_t run_count, const int8_t *weights, bool more, int32_t *sums);
 
-    /* The same of one panel for 16 or 12 rows that are neighbours, and meanwhile the requantization of others. NULL where
-     * `tile` is as good. */
+    /* The same of the largest tile of two panels, and meanwhile the requantization of an earlier one. NULL where nothing
+     * is gained by that. */
+    void (*tile_among)(const uint8_t *const *x, const msq_run *runs, int32_t run_count, const int8_t *weights, bool more,
+                       int32_t *sums, const msq_epilogue *epilogue, const msq_unfinished *then);
+
+    /* The same of one panel for 16 or 12 rows that are neighbours. NULL where `tile` is as good. */
     void (*slide)(int32_t rows, const msq_slide *s, const uint8_t *x, const int8_t *weights, int32_t *sums,
                   const msq_epilogue *epilogue, const msq_unfinished *then);
 

@@ -64,7 +64,7 @@ def test_packages_once_installed_are_found_again():
 def test_other_packages_get_a_folder_of_their_own(monkeypatch):
     made: list[list[str]] = []
     monkeypatch.setattr(provision, "cached", lambda kind, made_from, make: made.append(made_from))
-    board = provision.Board(Path("board-1"))
+    board = provision.Board(Path("board-1"), provision.PYTHON)
     provision.site(board, ["onnxruntime==1.0"])
     provision.site(board, ["onnxruntime==1.1"])
     assert made[0] != made[1]
@@ -100,7 +100,7 @@ def test_without_apt_the_error_names_each_file_and_where_to_put_it(cache: Path, 
     with pytest.raises(DeviceError, match="apt-get") as caught:
         provision.board()
     assert str(cache / "debs") in caught.value.hint
-    for package in provision.ROOT_PACKAGES:
+    for package in provision.root_packages():
         assert f"{package}_*_arm64.deb" in caught.value.hint
     assert not list((cache / "emulator").glob("*board-*"))
 
@@ -156,12 +156,12 @@ def test_a_cut_package_is_named(stocked: Path, package: str):
 
 def test_a_wheel_that_does_not_exist_is_named_with_the_folder_to_put_it(cache: Path, tmp_path: Path):
     with pytest.raises(DeviceError, match=r"numpy==0\.0\.1") as caught:
-        wheels.install(["numpy==0.0.1"], provision.PYTHON, tmp_path / "site")
+        wheels.install(["numpy==0.0.1"], wheels.Target(provision.PYTHON), tmp_path / "site")
     assert str(cache / "wheels") in caught.value.hint
 
 
 def test_wheels_without_a_version_are_pinned_to_this_machines():
-    assert wheels.pinned("onnxruntime==1.2.3") == "onnxruntime==1.2.3"
-    assert wheels.pinned("pytest") == f"pytest=={pytest.__version__}"
+    found = wheels.pinned(["onnxruntime==1.2.3", "pytest"])
+    assert found[1:] == ["onnxruntime==1.2.3", f"pytest=={pytest.__version__}"]
     with pytest.raises(DeviceError, match="no-such-distribution is not installed"):
-        wheels.pinned("no-such-distribution")
+        wheels.pinned(["no-such-distribution"])

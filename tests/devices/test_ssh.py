@@ -22,7 +22,7 @@ from devices.dispatch import dispatch
 from devices.native_agent import NativeAgent
 from devices.profile import profile
 from devices.shell import Shell
-from devices.transports.ssh import Ssh
+from devices.transports.ssh import Ssh, SshLink
 from msq.errors import DeviceError
 
 SIZE = 6_000_000
@@ -31,8 +31,10 @@ Connect = Callable[..., Ssh]
 
 
 @pytest.fixture
-def connect(sshd: Sshd, cable: Cable) -> Iterator[Connect]:
+def connect(sshd: Sshd, cable: Cable, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """A function that returns a prepared board behind a cable, or directly; boards are closed before the cable is."""
+    # The board is this machine, which other checkouts may be tested on at the same time.
+    monkeypatch.setattr(SshLink, "shared", str(sshd.folder))
     boards: list[Ssh] = []
 
     def connect(cable: Cable | None = None, packages: list[str] | None = None) -> Ssh:

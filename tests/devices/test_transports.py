@@ -166,6 +166,11 @@ def test_this_machines_environment_does_not_reach_the_emulated_board(monkeypatch
     assert "host" not in python(emulated, "import os; print(os.environ)").stdout
 
 
+def test_the_tier_that_is_asked_for_here_is_the_emulated_board_s_too(monkeypatch, emulated: Transport):
+    monkeypatch.setenv("MSQ_KERNELS_TIER", "scalar")
+    assert python(emulated, "import os; print(os.environ['MSQ_KERNELS_TIER'])").stdout.strip() == "scalar"
+
+
 def test_an_unknown_transport_is_refused():
     with pytest.raises(UsageError, match="unknown transport 'pigeon'"):
         transports.transport("pigeon")

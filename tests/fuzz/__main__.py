@@ -26,7 +26,7 @@ from tests.fuzz.toolchain import toolchain
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests" / "runtimes" / "corpus"
 """Inputs that every test run replays, in a folder for each target."""
-SHARES = {"model": 0.6, "layer": 0.25, "json": 0.09, "npy": 0.03, "manifest": 0.03}
+SHARES = {"model": 0.55, "layer": 0.25, "json": 0.07, "flexbuffer": 0.07, "npy": 0.03, "manifest": 0.03}
 """The targets, and the part of the time that each gets."""
 LONGEST_INPUT = 20000
 LONGEST_RUN = 20

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from flatbuffers import flexbuffers
 
 from msq.integer_model import GRAPH_FILE, WEIGHTS_FILE, IntegerModel
 from tests.export.chains import Chain
@@ -21,6 +22,8 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
         text, weights = _files(chain.model())
         yield "model", name, text + b"\0\x01" + weights
         yield "json", name, text
+        for entry in json.loads(text)["nodes"]:
+            yield "flexbuffer", f"{name}-{entry['name']}", bytes(flexbuffers.Dumps(entry))
     for name, array in _arrays():
         stream = io.BytesIO()
         np.save(stream, array)

@@ -20,7 +20,7 @@ from msq.bundle import HOST_PREDICTIONS_FILE, MANIFEST_FILE, SIGNATURE_FILE, Man
 from msq.checksums import sha256_of
 from msq.cli import main
 from msq.contents import cyclonedx
-from msq.errors import BundleError, StorageError
+from msq.errors import BundleError
 from msq.signature import CONTEXT, KEY, PUBLIC_KEY, Signature, make_key, public_key, sign, trusted_keys, verify
 
 Msq = Callable[..., tuple[int, str, str]]
@@ -145,12 +145,14 @@ def test_openssl_verifies_it_too(bundle: Path, keys: Path, tmp_path: Path) -> No
     assert done.returncode == 0 and "Verified Successfully" in done.stdout
 
 
-def test_a_key_is_its_owners_alone_and_never_written_over(bundle: Path, keys: Path) -> None:
+def test_a_key_is_its_owners_alone_and_made_once(bundle: Path, keys: Path) -> None:
     assert stat.S_IMODE((keys / KEY).stat().st_mode) == 0o600
-    before = (keys / KEY).read_bytes()
-    with pytest.raises(StorageError, match="there is a key already"):
-        make_key(keys)
-    assert (keys / KEY).read_bytes() == before
+    before, public = (keys / KEY).read_bytes(), (keys / PUBLIC_KEY).read_bytes()
+    # A public half that was lost is made again, of the same key.
+    (keys / PUBLIC_KEY).unlink()
+    make_key(keys)
+    assert ((keys / KEY).read_bytes(), (keys / PUBLIC_KEY).read_bytes()) == (before, public)
+    assert sorted(path.name for path in keys.iterdir()) == [KEY, PUBLIC_KEY]
     (keys / KEY).chmod(0o640)
     with pytest.raises(BundleError, match="others may read it"):
         sign(bundle, keys)

@@ -72,9 +72,9 @@ def _tip(page: Page, out: Path) -> None:
 
 
 def _save(png: bytes, out: Path) -> None:
-    """Keep a picture in 128 colours: it lies in the repository."""
+    """Keep a picture in 256 colours: it lies in the repository."""
     with atomic_file(out) as temporary, Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(128).save(temporary, format="PNG", optimize=True)
+        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(temporary, format="PNG", optimize=True)
 
 
 if __name__ == "__main__":

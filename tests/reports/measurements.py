@@ -8,7 +8,7 @@ import numpy as np
 
 from msq.bundle import Fidelity, Layer, Manifest, Parity, Sizes
 from msq.checkpoint import Accuracy, DataId, EpochRecord, InputSpec
-from msq.measurement import Measurement, Prediction
+from msq.measurement import FileMeasurement, Measurement, Observation, Prediction
 from msq.packing import packed_size
 
 LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -120,6 +120,13 @@ def predictions(count: int) -> tuple[Prediction, ...]:
         other = TAKEN_FOR[label] if draw.random() < 0.7 else draw.randrange(len(LABELS))
         said.append(Prediction(index=index, label=label, predicted=other if missed else label))
     return tuple(said)
+
+
+def of_file(measurement: Measurement) -> FileMeasurement:
+    """Return what a model file gives where the bundle gave the measurement."""
+    kept = {name: getattr(measurement, name) for name in Observation.model_fields}
+    one = {"name": "float.onnx", "sha256": "ab" * 32, "size": (28, 28, 1), "mean": (0.0,), "std": (1.0,)}
+    return FileMeasurement(**{**kept, **one, "runtime": "onnxruntime-file"})
 
 
 def evaluation_of(measurement: Measurement, folder: Path) -> Path:

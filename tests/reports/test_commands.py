@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from measurements import of_file
 
 from msq.cli import main
 from msq.measurement import Measurement
@@ -43,15 +44,24 @@ def files(emulated: Measurement, local: Measurement, tmp_path: Path) -> dict[str
 
 
 def test_what_is_kept_is_listed_as_table_csv_and_json(msq: Msq, files: dict[str, Path], local: Measurement) -> None:
-    assert msq("store", "add", *files.values())[0] == 0
+    of_file(local).write(files["local"].with_name("file.json"))
+    assert msq("store", "add", *files.values(), files["local"].with_name("file.json"))[0] == 0
     table = msq("history")[1].splitlines()
-    assert len(table) == 4 and sum("raspberrypi4" in line for line in table) == 1
-    rows = list(csv.DictReader(io.StringIO(msq("history", "--device", "local", "--format", "csv")[1])))
+    assert (
+        len(table) == 5
+        and sum("float.onnx" in line for line in table) == 1
+        and sum("raspberrypi4" in line for line in table) == 1
+    )
+    rows = list(
+        csv.DictReader(
+            io.StringIO(msq("history", "--runtime", "onnxruntime", "--device", "local", "--format", "csv")[1])
+        )
+    )
     assert {row["figure"]: float(row["value"]) for row in rows} == {
         name: figure.value for name, figure in local.figures.items()
     }
     assert {row["kind"] for row in rows if row["unit"] == "seconds"} == {"measured:host"}
-    (line,) = msq("history", "--device", "local", "--format", "json")[1].splitlines()
+    (line,) = msq("history", "--model", "fashion-resnet8", "--device", "local", "--format", "json")[1].splitlines()
     assert Measurement.model_validate(json.loads(line)["measurement"]) == local
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from measurements import of_file
 from scipy import stats
 
 from msq.errors import UsageError
@@ -161,9 +162,26 @@ def test_answers_to_the_same_images_are_paired(run, local):
     figure = local.figures["top1"].model_copy(update={"value": sum(s.label == s.predicted for s in worse) / len(worse)})
     other = local.model_copy(update={"predictions": tuple(worse), "figures": {**local.figures, "top1": figure}})
     found = changes(run([local], [other]))["top1"]
-    assert found.verdict == "worse" and found.difference.test == "McNemar, exact"
+    assert found.verdict == "worse" and found.difference.test == "McNemar, exact, 3,000 images"
     # 0.9 points of 3,000 images: two independent shares could not tell.
     assert shares((found.base, 3000), (found.other, 3000)).high > 0
+
+
+def test_the_difference_is_of_the_values_that_are_shown(run, local):
+    halves = [local.model_copy(update={"predictions": local.predictions[start : start + 2000]}) for start in (0, 500)]
+    times = [f"2025-11-22T14:{minute:02d}:00+00:00" for minute in range(6)]
+    a = [timed(halves[0], 1 + index, index, times[2 * index]) for index in range(3)]
+    b = [timed(halves[1], 1.5 + index, index, times[2 * index + 1]) for index in range(3)]
+    for olds, news in ((a[-1:], b[-1:]), (a, b)):
+        found = changes(run(olds, news))
+        top1, p50 = found["top1"], found["latency_p50"]
+        assert top1.other - top1.base == pytest.approx(top1.difference.value) and "1,500" in top1.difference.test
+        assert p50.other / p50.base == pytest.approx(p50.difference.value, rel=1e-2)
+
+
+def test_few_images_in_common_are_not_paired(run, local):
+    halves = [local.model_copy(update={"predictions": local.predictions[start : start + 2000]}) for start in (0, 1500)]
+    assert "Newcombe" in changes(run(halves[:1], halves[1:]))["top1"].difference.test
 
 
 def test_kinds_are_never_compared(run, emulated, local):
@@ -220,6 +238,15 @@ def test_two_things_are_compared_whatever_they_are_and_with_several_others(run, 
         "fashion-resnet8 on local, onnxruntime → fashion-resnet8 on other, onnxruntime",
         "fashion-resnet8 on local, onnxruntime",
     ]
+
+
+def test_a_bundle_is_compared_with_a_model_file_of_any_origin(run, local):
+    found = changes(run([timed(local, 1)], [of_file(timed(local, 2))]))
+    assert found["latency_p50"].verdict == "worse" and found["top1"].difference.test.startswith("McNemar")
+    relabelled = tuple(said.model_copy(update={"label": 0}) for said in local.predictions)
+    (pair,) = run([local], [of_file(local.model_copy(update={"predictions": relabelled}))]).pairs
+    why = {apart.figure: apart.why for apart in pair.apart}
+    assert why["top1"] == "different data" and why["average_bits"] == "only the base has it"
 
 
 def test_sides_come_from_the_store_by_id_and_by_release(local, tmp_path):

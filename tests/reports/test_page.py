@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from measurements import PAYLOAD, change, hostile, other_run
 from PIL import Image
 
-from msq.bundle import Arena
+from msq.bundle import Arena, Part
 from msq.errors import BundleError
-from msq.measurement import Measurement, Prediction
+from msq.measurement import Conditions, Measurement, Prediction
 from msq.provenance import MEANING, Figure, Kind
 from msq.recipe import Gates
 from reports import charts
@@ -352,3 +352,17 @@ def test_times_that_are_all_equal_are_drawn(local):
 
 def test_the_page_is_the_same_whenever_it_is_made(emulated, emulated_page):
     assert page_of(emulated)[0] == emulated_page[0]
+
+
+def test_conditions_and_what_the_bytes_are_are_told(local):
+    before = Conditions(
+        governors=("performance",), frequencies_khz=(1_500_000,), limits_khz=(), temperatures={"cpu": 41_000}
+    )
+    after = before.model_copy(update={"frequencies_khz": (1_200_000,), "temperatures": {"cpu": 63_400}})
+    parts = (
+        Part(file="weights.bin", what="weights", layer="conv", bytes=9000),
+        Part(file="model.json", what="graph", bytes=1234),
+    )
+    words = page_of(change(local, conditions=(before, after), audit=parts))[1].words
+    assert "Governor performance" in words and "1,500 MHz → 1,200 MHz" in words and "41 °C → 63 °C" in words
+    assert "weights 9,000" in words and "graph and metadata 1,234" in words

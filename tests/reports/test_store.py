@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from measurements import of_file
 
 from msq.errors import BundleError, StorageError, UsageError
 from msq.measurement import Measurement
@@ -62,6 +63,15 @@ def test_what_is_kept_comes_back_with_every_raw_sample(store: Store, local: Meas
     ids = store.add(local, emulated)
     assert [store.get(id_[:12])[0].measurement for id_ in ids] == [local, emulated]
     assert store.get(ids[0])[0].measurement.latency_seconds == local.latency_seconds
+
+
+def test_measurements_of_model_files_are_kept_too(store: Store, local: Measurement, tmp_path: Path) -> None:
+    one = of_file(local)
+    (id_,) = store.add(one)
+    assert store.get(id_)[0].measurement == one and store.history(model="float.onnx")[0].measurement == one
+    with Store(tmp_path / "other.db") as other:
+        other.add_lines(store.lines(), "lines")
+        assert other.history() == store.history()
 
 
 def test_what_is_added_twice_is_kept_once(store: Store, small: Measurement) -> None:

@@ -14,7 +14,7 @@ from tests.fuzz.seeds import seeds
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(os.environ.get("MSQ_FUZZ_PROGRAMS", ROOT / "build" / "kernels" / "checked"))
 CORPUS = Path(__file__).with_name("corpus")
-TARGETS = ("json", "layer", "manifest", "model", "npy")
+TARGETS = ("flexbuffer", "json", "layer", "manifest", "model", "npy")
 MOST_DEPTH = 32
 
 

@@ -103,7 +103,7 @@ def test_images_of_another_shape_are_refused_in_one_line(bundle: Path):
 
 
 def test_without_litert_the_hint_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-    with pytest.raises(DeviceError, match="LiteRT is not installed here") as caught:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(DeviceError, match="ai-edge-litert is not installed here") as caught:
         adapter.version()
     assert caught.value.hint.startswith("pip install ai-edge-litert==")
