@@ -46,8 +46,8 @@ class PythonAgent:
         for package, names in MODULES.items():
             transport.put([_source(package) / f"{name}.py" for name in names], PurePosixPath(package))
         transport.put(sorted(_source("runtimes").glob("*.py")), PurePosixPath("runtimes"))
-        for library in sorted((_source("runtimes") / "kernels" / "lib").glob(f"{transport.machine}/*.so")):
-            transport.put([library], PurePosixPath("runtimes", "kernels", "lib", library.parent.name))
+        libraries = PurePosixPath("kernels", "lib", transport.machine)
+        transport.put(sorted((_source("runtimes") / libraries).glob("*.so")), PurePosixPath("runtimes", libraries))
         for folder, _, names in os.walk(bundle):
             place = PurePosixPath("bundle", *Path(folder).relative_to(bundle).parts)
             transport.put([Path(folder, name) for name in sorted(names)], place)

@@ -20,19 +20,29 @@ BREAKS = 8
 # Prints "SHA256 bytes" of what is missing; what is there but altered is removed. Few processes, as a board may be slow.
 _ASK = """
 cd {store} || exit 1
-whole=$(sha256sum {shas} 2>/dev/null)
+whole=$(sha256sum {shas} 2>/dev/null) missing=
 for sha in {shas}; do
     case "$whole" in *"$sha  $sha"*) continue; esac
     [ ! -e $sha ] || rm -f $sha
     if [ -f $sha.part ]; then echo $sha $(wc -c < $sha.part); else echo $sha 0; fi
+    missing=yes
 done
 touch -c {shas}
 """
-_ACCEPT = """
+# The end of its input may be that of the link: what is not all there stays for the next time.
+_RECEIVE = """
 cd {store} || exit 1
-if [ "$(sha256sum < {sha}.part)" = "{sha}  -" ]; then mv {sha}.part {sha}; else rm -f {sha}.part; fi
-[ -f {sha} ]
+cat {redirect} {sha}.part || {{ rm -f {sha}.part; exit 1; }}
+[ $(wc -c < {sha}.part) -ge {size} ] || exit {altered}
+if [ "$(sha256sum < {sha}.part)" = "{sha}  -" ]; then
+    # One that a broken link left behind may have been quicker.
+    mv {sha}.part {sha} 2>/dev/null || [ -f {sha} ]
+    exit $?
+fi
+rm -f {sha}.part
+exit {altered}
 """
+_ALTERED = 45
 _PLACE = """
 cp {store}/{sha} {new}{executable} && mv -f {new} {target} || {{ rm -f {new}; exit 1; }}
 """
@@ -60,40 +70,42 @@ class Uploads:
         with self._sending:
             while some := list(islice(pending, AT_ONCE)):
                 known = {file: sha256_of(file) for file in some}
-                self._bring(known)
-                self._place(known, folder)
+                what, place = f"writing into {PurePosixPath(folder).name}", self._placing(known, folder)
+                # Where nothing is missing, the one script does all.
+                answer = self._shell.must(f'{self._asking(known)}[ -z "$missing" ] || exit 0\n{place}', what)
+                for sha, there in _sizes(answer).items():
+                    self._bring(next(file for file, other in known.items() if other == sha), sha, there)
+                if answer:
+                    self._shell.must(place, what)
 
-    def _bring(self, known: Mapping[Path, str]) -> None:
-        for sha, there in self._missing(list(known.values())).items():
-            file = next(file for file, other in known.items() if other == sha)
-            for _ in range(2):
-                self._send(file, sha, there)
-                if self._shell.run(_ACCEPT.format(store=shlex.quote(self._store), sha=sha)).returncode == 0:
-                    break
-                there = 0
-            else:
-                raise DeviceError(
-                    f"{self._shell.link.name}: {file.name} does not arrive as it was sent",
-                    hint="was it changed meanwhile? if not, the device's storage or memory may be at fault",
-                )
+    def _asking(self, known: Mapping[Path, str]) -> str:
+        return _ASK.format(store=shlex.quote(self._store), shas=" ".join(dict.fromkeys(known.values())))
 
-    def _missing(self, shas: Sequence[str]) -> dict[str, int]:
-        """Return those of `shas` that the board has not whole, with the bytes that it has of them."""
-        script = _ASK.format(store=shlex.quote(self._store), shas=" ".join(dict.fromkeys(shas)))
-        answer = self._shell.must(script, "looking for files")
-        return {sha: int(size) for sha, size in (line.split() for line in answer.splitlines())}
+    def _bring(self, file: Path, sha: str, there: int) -> None:
+        for offset in (there, 0):
+            if self._sent(file, sha, offset):
+                return
+        raise DeviceError(
+            f"{self._shell.link.name}: {file.name} does not arrive as it was sent",
+            hint="was it changed meanwhile? if not, the device's storage or memory may be at fault",
+        )
 
-    def _send(self, file: Path, sha: str, there: int) -> None:
+    def _sent(self, file: Path, sha: str, there: int) -> bool:
+        """Send a file of which the board has the beginning; return whether all arrived as it is."""
         size, breaks = file.stat().st_size, 0
-        part = shlex.quote(f"{self._store}/{sha}.part")
+        words = {"store": shlex.quote(self._store), "sha": sha, "size": size, "altered": _ALTERED}
         while True:
             seen = self._shell.openings
             offset = there if there <= size else 0
             try:
-                done = self._shell.send(file, offset, f"cat {'>>' if offset else '>'} {part}")
+                script = _RECEIVE.format(**words, redirect=">>" if offset else ">")
+                done = self._shell.send(file, offset, script)
             except LinkError as error:
                 self._shell.reopen(seen)
-                before, there = there, self._missing([sha]).get(sha, 0)
+                left = _sizes(self._shell.must(self._asking({file: sha}), "looking for files"))
+                if not left:
+                    return True
+                before, there = there, left[sha]
                 breaks = 0 if there > before else breaks + 1
                 if breaks >= BREAKS:
                     raise LinkError(
@@ -101,12 +113,11 @@ class Uploads:
                         hint=error.hint,
                     ) from None
                 continue
-            if done.returncode:
-                self._shell.run(f"rm -f {part}")
+            if done.returncode not in (0, _ALTERED):
                 raise self._shell.failure(done, f"sending {file.name} ({size / 2**20:.1f} MiB)")
-            return
+            return done.returncode == 0
 
-    def _place(self, known: Mapping[Path, str], folder: str) -> None:
+    def _placing(self, known: Mapping[Path, str], folder: str) -> str:
         script = f"mkdir -p {shlex.quote(folder)} || exit 1\n"
         for file, sha in known.items():
             target = f"{folder}/{file.name}"
@@ -114,4 +125,9 @@ class Uploads:
             quoted = {name: shlex.quote(word) for name, word in words.items()}
             executable = f" && chmod 755 {quoted['new']}" if file.stat().st_mode & stat.S_IXUSR else ""
             script += _PLACE.format(**quoted, sha=sha, executable=executable)
-        self._shell.must(script, f"writing into {PurePosixPath(folder).name}")
+        return script
+
+
+def _sizes(answer: str) -> dict[str, int]:
+    """Return what is missing, with the bytes that the board has of it."""
+    return {sha: int(size) for sha, size in (line.split() for line in answer.splitlines())}
