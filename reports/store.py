@@ -15,11 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from msq.artefact import Strict, as_json, first_problem
 from msq.errors import BundleError, StorageError, UsageError
-from msq.measurement import Measured, Measurement
+from msq.measurement import FileMeasurement, Measured, Measurement
 
 DEFAULT = Path("build/store.db")
 
@@ -37,8 +37,6 @@ MIGRATIONS = (
     """,
 )
 """What made the file what it is, in order. One that was released is never changed: another is added."""
-
-_MEASURED: TypeAdapter[Measured] = TypeAdapter(Measured)
 
 WAIT_SECONDS = 60.0
 """How long a writer waits for the others."""
@@ -163,8 +161,8 @@ class Store:
 
     def lines(self) -> Iterator[str]:
         """Yield every measurement as a line of JSON with the keys id, release and measurement, the oldest first."""
-        for kept in self._rows("ORDER BY created, id", []):
-            yield f'{{"id":"{kept[0]}","release":{json.dumps(kept[1])},"measurement":{kept[2]}}}'
+        for id_, release, document, _ in self._rows("ORDER BY created, id", []):
+            yield f'{{"id":"{id_}","release":{json.dumps(release)},"measurement":{document}}}'
 
     def add_lines(self, lines: Iterable[str], source: str) -> int:
         """Keep what `lines` wrote, all of it or nothing; return how many there were.
@@ -197,13 +195,16 @@ class Store:
     def _read(self, rest: str, values: Sequence[object]) -> list[Kept]:
         return [self._kept(*row) for row in self._rows(rest, values)]
 
-    def _rows(self, rest: str, values: Sequence[object]) -> Iterator[tuple[str, str | None, str]]:
+    def _rows(self, rest: str, values: Sequence[object]) -> Iterator[tuple[str, str | None, str, bool]]:
+        """Yield id, release, document, and whether it is a bundle's: to try both kinds would take twice as long."""
+        columns = "id, release, document, json_type(document, '$.manifest') IS NOT NULL"
         with self._errors():
-            yield from self._database.execute(f"SELECT id, release, document FROM measurement {rest}", values)
+            yield from self._database.execute(f"SELECT {columns} FROM measurement {rest}", values)
 
-    def _kept(self, id_: str, release: str | None, document: str) -> Kept:
+    def _kept(self, id_: str, release: str | None, document: str, of_bundle: bool) -> Kept:
+        kind = Measurement if of_bundle else FileMeasurement
         try:
-            return Kept(id=id_, release=release, measurement=_MEASURED.validate_json(document))
+            return Kept(id=id_, release=release, measurement=kind.model_validate_json(document))
         except ValidationError as error:
             raise BundleError(
                 f"{self._path}: measurement {id_[:12]}…: {first_problem(error)}",
