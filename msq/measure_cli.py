@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from msq.errors import UsageError
+from msq.fleet_cli import fleet, runtimes_of
 from msq.measurement import Measured
 from msq.store_cli import StorePath
 from msq.terminal import DeviceName, Json, Runtime, output, print_json, print_wide
@@ -40,13 +41,22 @@ def measure(
     store: StorePath = DEFAULT,
     as_json_: Json = False,
 ) -> None:
-    """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real."""
+    """Run a bundle on a device: accuracy, parity, sizes; latency and memory only where they are real.
+
+    Several devices, comma-separated, go side by side, with several runtimes, or all that read the bundle; --out is a
+    folder then.
+    """
     from devices.measure import measure as run
     from devices.measure_file import measure_file
     from reports.file_table import file_table
 
     if (bundle is None) == (model is None):
         raise UsageError("measure wants one model", hint="give the folder of a bundle, or --model and a file")
+    if bundle is not None and ("," in device or "," in runtime or runtime == "all"):
+        options = ["--protocol", protocol, "--store", str(store), *(["--images", str(images)] if images else [])]
+        options += ["--evaluation", str(evaluation)] if evaluation else []
+        fleet(bundle, device.split(","), runtimes_of(bundle, runtime), out, options)
+        return
     found: Measured
     if model is not None:
         found = measure_file(
