@@ -10,6 +10,8 @@ from msq import measurement, plugins
 from msq.errors import DeviceError
 
 Engine = measurement.Engine
+TIER_VARIABLE = "MSQ_KERNELS_TIER"
+"""The packed kernels' tier, where the board's best one is slow to emulate: what it computes is the same."""
 
 
 @dataclass(frozen=True)

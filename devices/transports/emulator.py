@@ -10,11 +10,8 @@ from collections.abc import Mapping, Sequence
 from devices import provision, wheels
 from devices.profile import Profile
 from devices.sandbox import Sandbox
-from devices.transport import Engine
+from devices.transport import TIER_VARIABLE, Engine
 from msq.errors import DeviceError, UsageError
-
-TIER_VARIABLE = "MSQ_KERNELS_TIER"
-"""The packed kernels' tier, where the board's best one is slow to emulate: what it computes is the same."""
 
 
 class Emulator(Sandbox):

@@ -65,7 +65,7 @@ def test_the_environment_is_what_was_observed(emulated: Measurement, local: Meas
     assert emulated.runtime_version == local.runtime_version == adapter(runtime).version()
     if runtime == "native":
         assert emulated.environment.python is None
-        assert emulated.environment.libraries == {"packed kernels": "neon"}
+        assert emulated.environment.libraries == {"packed kernels": "neon", "packed kernels, images": "scalar"}
     else:
         assert emulated.environment.libraries["numpy"] == np.__version__
         assert emulated.runtime_version == emulated.environment.libraries[runtime]
