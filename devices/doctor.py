@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from devices import manage
@@ -49,7 +49,7 @@ def examine() -> Report:
         _check("Debian's package tools", apt.available(), ", ".join(tools), "emulated boards", "use Debian or Ubuntu"),
         _install("Debian's keys", str(apt.KEYRING), apt.KEYRING.is_file(), "emulated boards", "debian-archive-keyring"),
         _install("mke2fs", disks or "", bool(disks), "emulated machines (vm:…)", "e2fsprogs"),
-        _check("pip", bool(find_spec("pip")), "there", "boards' wheels", f"{sys.executable} -m ensurepip"),
+        _pip(),
         _kernels(),
         _room(),
         _install("ssh", shutil.which("ssh") or "", bool(shutil.which("ssh")), "msq device shell", "openssh-client"),
@@ -65,6 +65,15 @@ def _check(name: str, ok: bool, found: str, purpose: str, mend: str) -> Check:
 
 def _install(name: str, found: str, ok: bool, purpose: str, package: str) -> Check:
     return _check(name, ok, found, purpose, f"sudo apt-get install {package}")
+
+
+def _pip() -> Check:
+    # By what is installed, not by looking for the module: on the way there setuptools hides its distutils for good.
+    try:
+        found = version("pip")
+    except PackageNotFoundError:
+        found = ""
+    return _check("pip", bool(found), found, "boards' wheels", f"{sys.executable} -m ensurepip")
 
 
 def _kernels() -> Check:

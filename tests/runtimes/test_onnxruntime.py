@@ -31,7 +31,8 @@ def test_every_runtime_says_what_it_reads_and_what_it_is():
         found = runtimes.adapter(name)
         assert found.LOWERING
         assert found.MODE in ("stock", "hook", "native", "oracle")
-        assert found.version()
+        if runtimes.host_of(name) == name:  # others have an environment of their own
+            assert found.version()
 
 
 def test_the_board_gets_the_release_that_the_host_has():
