@@ -16,6 +16,8 @@ from train.models import names
 
 SHALLOW = {"deit-tiny": {"depth": 2}}
 """Options that make a model of many equal blocks quick to try."""
+COMPILED = ("deit-tiny", "mobilenet-v3-large", "resnet8")
+"""Models whose packed layers TVM compiles too, which takes it half a minute each; they have all operators among them."""
 
 
 @pytest.mark.parametrize("name", names())
@@ -51,7 +53,7 @@ def test_every_model_trains_and_its_integers_agree_bit_for_bit(name: str, tmp_pa
     np.testing.assert_array_equal(
         runtimes.adapter("litert").load(tmp_path / "litert", 2).run(images), expected["output"]
     )
-    for runtime in ("tvm", "tvm-stock"):
+    for runtime in ("tvm", "tvm-stock") if name in COMPILED else ("tvm",):
         assert export(tmp_path / "checkpoint", tmp_path / runtime, runtime).parity.max_lsb == 0
     stock = export(tmp_path / "checkpoint", tmp_path / "litert-stock", "litert-stock")
     assert stock.parity.max_lsb <= 1
