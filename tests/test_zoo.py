@@ -17,7 +17,7 @@ from train.models import names
 SHALLOW = {"deit-tiny": {"depth": 2}}
 """Options that make a model of many equal blocks quick to try."""
 COMPILED = ("deit-tiny", "mobilenet-v3-large", "resnet8")
-"""Models whose packed layers TVM compiles too, which takes it half a minute each; they have all operators among them."""
+"""Models whose packed layers TVM compiles too, half a minute each; they have all operators among them."""
 
 
 @pytest.mark.parametrize("name", names())
