@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from devices.deployment import deployed, opened
 from devices.profile import profile
 from msq.errors import DataError
-from msq.framing import frame
+from msq.framing import frame, readable
 
 
 def classify(bundle: Path, images: Sequence[Path], device: str, runtime: str) -> list[str]:
@@ -25,13 +24,11 @@ def classify(bundle: Path, images: Sequence[Path], device: str, runtime: str) ->
     facts, (_, manifest) = profile(device), opened(bundle, runtime)
     pixels = []
     for path in images:
-        try:
-            with Image.open(path) as image:
+        with readable(path) as image:
+            try:
                 pixels.append(frame(image, manifest.input))
-        except DataError as error:
-            raise DataError(f"{path}: {error}", hint=error.hint) from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image: {error}") from None
+            except DataError as error:
+                raise DataError(f"{path}: {error}", hint=error.hint) from None
     found: list[int] = []
     with deployed(bundle, runtime, facts) as agent:
         agent.classify(0, np.stack(pixels), found.extend)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from devices.transport import Completed, Transport
-from msq.errors import DeviceError, MsqError, StorageError
+from msq.errors import DeviceError, MsqError, StorageError, error_of
 
 SILENCE = 900.0
 """Seconds without a word after which an agent is taken for hung: under emulation one batch can take minutes."""
@@ -64,8 +64,7 @@ def _failure(said: Sequence[Message], completed: Completed) -> MsqError:
     """Return the error that was told of, in its own class, else a DeviceError with the last words on stderr."""
     for message in reversed(said):
         if "error" in message:
-            classes: Sequence[type[MsqError]] = MsqError.__subclasses__()
-            kind = next((cls for cls in classes if cls.exit_code == message.get("exit_code")), DeviceError)
+            kind = error_of(message.get("exit_code"), DeviceError)
             return kind(message["error"], hint=message.get("hint", ""))
     words = completed.stderr.strip().splitlines()
     if words and "No space left on device" in words[-1]:

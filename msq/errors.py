@@ -79,3 +79,8 @@ class GateError(MsqError):
     """A release gate of the recipe that the measurement does not meet."""
 
     exit_code = 12
+
+
+def error_of(exit_code: object, otherwise: type[MsqError]) -> type[MsqError]:
+    """Return the class of errors with which a program ended that exited so."""
+    return next((cls for cls in MsqError.__subclasses__() if cls.exit_code == exit_code), otherwise)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from msq.errors import MsqError, UsageError
+from msq.errors import MsqError, UsageError, error_of
 from msq.terminal import messages, print_wide
 
 _MEASURE = "import sys; from msq.cli import main; sys.argv[0] = 'msq'; main()"
@@ -79,7 +79,7 @@ def fleet(bundle: Path, devices: Sequence[str], wanted: Sequence[str], out: Path
     print_wide(_table(found))
     if failed := next((one for one in found if one.code), None):
         count = sum(one.code != 0 for one in found)
-        kind = next((cls for cls in MsqError.__subclasses__() if cls.exit_code == failed.code), MsqError)
+        kind = error_of(failed.code, MsqError)
         raise kind(f"{count} of {len(found)} measurements failed; the first: {failed.device}, {failed.runtime}")
 
 

@@ -3,13 +3,27 @@
 Pillow computes it, so it is the same wherever that is; runtimes and boards get the pixels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Resampling
 
 from msq.checkpoint import InputSpec
 from msq.errors import DataError
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[Image.Image]:
+    """Open an image. Raises DataError, with the file's name, whatever shows while it is decoded to be wrong with it."""
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: not a readable image: {error}", hint="mend or remove the file") from None
 
 
 def frame(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:

@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from msq.errors import DataError
-from msq.framing import frame
+from msq.framing import frame, readable
 from msq.preprocessing import normalise
 from train.data.decoders import Decoders, Part
 from train.data.sets import imagenet
 from train.data.stream import StreamedDataset, StreamLoader
-from train.data.tree import File, readable
+from train.data.tree import File
 from train.data.views import CentreView
 
 N = 13

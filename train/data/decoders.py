@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from msq.errors import DataError
+from msq.framing import readable
 from train.data.order import entropy
-from train.data.tree import readable
 
 Key = tuple[int, int, int, list[int]]
 """A batch: its part, the seed and the epoch, and the numbers of its images."""

@@ -1,12 +1,10 @@
 """A folder of images with a folder per class: which classes and images there are, and how an image is opened."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -62,13 +60,3 @@ def image_files(folder: Path, labels: Sequence[str]) -> list[File]:
     if not files:
         raise DataError(f"{folder}: no images", hint=f"it holds CLASS/IMAGE, with one of {', '.join(sorted(SUFFIXES))}")
     return files
-
-
-@contextmanager
-def readable(file: Path) -> Iterator[Image.Image]:
-    """Open an image. Raises DataError, with the file's name, whatever shows while it is decoded to be wrong with it."""
-    try:
-        with Image.open(file) as image:
-            yield image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable image: {error}", hint="mend or remove the file") from None

@@ -21,10 +21,10 @@ from msq.artefact import Strict
 from msq.atomic import atomic_folder
 from msq.cache import cache_folder
 from msq.checkpoint import Framing, InputSpec
-from msq.framing import frame
+from msq.framing import frame, readable
 from train.data.augment import Augmentation
 from train.data.decoded import DecodedDataset, input_of
-from train.data.tree import File, classes, image_files, readable
+from train.data.tree import File, classes, image_files
 
 FRAMING = Framing(upright=True)
 
